@@ -1,0 +1,300 @@
+"""The typed schema of budgets.toml, and its loader.
+
+:func:`load` reports every problem of a file in one go. :func:`limits` flattens a model's budgets to the keys that verdicts carry.
+"""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from optimize.errors import BudgetsError
+
+Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static"]
+Target = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+Objective = Literal["latency", "throughput", "memory", "size", "cost"]
+
+SCHEMA = 1
+BATCH = "batch"
+DEFAULT_CONFIDENCE = 0.95
+BUILT_IN_METRICS = ("top1", "f1", "auc", "mae", "rmse", "spearman")
+
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Axis = str | Count
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class Dim(Record, frozen=True):
+    """The range of one dynamic dimension; `opt` is the size that latency is measured at."""
+
+    min: Count = 1
+    opt: Count = 1
+    max: Count = 1
+
+
+class InputSpec(Record, frozen=True):
+    """A declared input: numpy dtype name, axes (names are dynamic), and the value that fills padded positions."""
+
+    dtype: str
+    shape: tuple[Axis, ...]
+    pad: float | None = None
+
+
+class OutputSpec(Record, frozen=True):
+    """A declared output: its axes, where running 1, 2 and 3 rows would not tell them."""
+
+    shape: tuple[Axis, ...]
+
+
+class AccuracyBudget(Record, frozen=True):
+    """What may be lost, against the source model on the same samples."""
+
+    metric: str = "top1"
+    output: str | None = None
+    max_drop: Annotated[float, Meta(ge=0)] | None = None
+    min_agreement: Share | None = None
+    confidence: Annotated[float, Meta(gt=0.5, lt=1)] = DEFAULT_CONFIDENCE
+
+
+class LatencyBudget(Record, frozen=True):
+    """Milliseconds of one in-process request of `batch` rows at the `opt` dims."""
+
+    batch: Count = 1
+    p50_ms: Positive | None = None
+    p99_ms: Positive | None = None
+
+
+class MemoryBudget(Record, frozen=True):
+    """Megabytes (10^6 bytes) of peak resident memory of a fresh process that serves the artefact."""
+
+    peak_mb: Positive | None = None
+
+
+class ThroughputBudget(Record, frozen=True):
+    """Requests a second at Poisson arrivals, and the p99 they keep."""
+
+    qps: Positive | None = None
+    p99_ms: Positive | None = None
+
+
+class SizeBudget(Record, frozen=True):
+    """Megabytes (10^6 bytes) of the artefact's files."""
+
+    mb: Positive | None = None
+
+
+class SpeedBudget(Record, frozen=True):
+    """Ratios measured in one interleaved run, which hold on any machine."""
+
+    min_speedup: Positive | None = None
+    max_slowdown: Positive | None = None
+
+
+class CostBudget(Record, frozen=True):
+    """Prices of a core and a GPU, and what a million rows may cost."""
+
+    per_hour: dict[Literal["cpu", "cuda"], Positive] = {}
+    max_per_million: Positive | None = None
+
+
+class ModelBudgets(Record, frozen=True):
+    """One `[models.NAME]` table."""
+
+    source: str
+    data: str | None = None
+    targets: tuple[Target, ...] = ("cpu",)
+    precisions: tuple[Precision, ...] | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    preprocess: str | None = None
+    batch_invariant: bool = False
+    objective: Objective = "latency"
+    inputs: dict[str, InputSpec] = {}
+    outputs: dict[str, OutputSpec] = {}
+    dims: dict[str, Dim] = {}
+    accuracy: AccuracyBudget = AccuracyBudget()
+    latency: LatencyBudget = LatencyBudget()
+    memory: MemoryBudget = MemoryBudget()
+    throughput: ThroughputBudget = ThroughputBudget()
+    size: SizeBudget = SizeBudget()
+    speed: SpeedBudget = SpeedBudget()
+    cost: CostBudget = CostBudget()
+
+
+class Budgets(Record, frozen=True):
+    """The whole file."""
+
+    schema: Literal[1]
+    models: dict[str, ModelBudgets]
+    registry: str = "artifacts"
+
+
+class Limit(Record, frozen=True):
+    """One budget: its key in the file, its value, and whether more or less of the quantity is better."""
+
+    key: str
+    value: float
+    better: Literal["lower", "higher"]
+
+    def violated_by(self, observed: float) -> bool:
+        """Whether `observed` is on the wrong side of the limit."""
+        return observed > self.value if self.better == "lower" else observed < self.value
+
+
+_HIGHER_IS_BETTER = frozenset({"accuracy.min_agreement", "throughput.qps", "speed.min_speedup"})
+_LIMIT_KEYS = (
+    "accuracy.max_drop",
+    "accuracy.min_agreement",
+    "latency.p50_ms",
+    "latency.p99_ms",
+    "memory.peak_mb",
+    "throughput.qps",
+    "throughput.p99_ms",
+    "size.mb",
+    "speed.min_speedup",
+    "speed.max_slowdown",
+    "cost.max_per_million",
+)
+
+
+def limits(model: ModelBudgets) -> tuple[Limit, ...]:
+    """Every budget that the model declares, in the order of the file's sections."""
+    found = []
+    for key in _LIMIT_KEYS:
+        section, field = key.split(".")
+        value = getattr(getattr(model, section), field)
+        if value is not None:
+            found.append(Limit(key, float(value), "higher" if key in _HIGHER_IS_BETTER else "lower"))
+    return tuple(found)
+
+
+def violations(model: ModelBudgets, observed: Mapping[str, float]) -> tuple[Limit, ...]:
+    """The limits that `observed` (budget key -> value) breaks or does not cover: what was not measured is never met."""
+    return tuple(
+        limit for limit in limits(model) if limit.key not in observed or limit.violated_by(observed[limit.key])
+    )
+
+
+def load(path: Path) -> Budgets:
+    """Read and check a budgets file.
+
+    Raises:
+        BudgetsError: The file is missing, is not TOML, or has problems, all of which the message lists.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BudgetsError(
+            f"{path}: no such file; write one with `optimize init MODEL`, or name yours with --budget"
+        ) from None
+    except IsADirectoryError:
+        raise BudgetsError(f"{path}: is a folder, wanted a budgets.toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BudgetsError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise BudgetsError(f"{path}: cannot be read: {error.strerror}") from None
+    problems: list[str] = []
+    _check_table(Budgets, table, "", problems)
+    if not problems:
+        budgets = msgspec.convert(table, Budgets, strict=True)
+        for name, model in budgets.models.items():
+            problems.extend(f"models.{name}.{problem}" for problem in _contradictions(name, model))
+        if not budgets.models:
+            problems.append("models: no model is declared; add a [models.NAME] table")
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise BudgetsError(f"{path}: {count}\n" + "\n".join(f"  {problem}" for problem in problems))
+    return budgets
+
+
+def _check_table(schema: type[Struct], table: Mapping[str, object], prefix: str, problems: list[str]) -> None:
+    """Collect every unknown key, missing key and wrong value of `table`, to all depths."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
+    for key in table.keys() - fields.keys():
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+        known = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(fields))}"
+        problems.append(f"{prefix}{key}: unknown key; {known}")
+    for key, field in fields.items():
+        if key in table:
+            _check_value(field.type, table[key], f"{prefix}{key}", problems)
+        elif field.required:
+            problems.append(f"{prefix}{key}: missing; this key is required")
+
+
+def _check_value(kind: Any, value: object, key: str, problems: list[str]) -> None:
+    if isinstance(kind, types.UnionType):
+        kind = next((arm for arm in typing.get_args(kind) if _is_struct(arm)), kind)
+    if _is_struct(kind):
+        if isinstance(value, dict):
+            _check_table(kind, value, f"{key}.", problems)
+        else:
+            problems.append(f"{key} = {value!r}: wanted a table")
+        return
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is dict and _is_struct(arguments[1]) and isinstance(value, dict):
+        for name, entry in value.items():
+            _check_value(arguments[1], entry, f"{key}.{name}", problems)
+        return
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        problems.append(f"{key} = {value!r}: {_wanted(str(error), kind)}")
+
+
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def _wanted(message: str, kind: object) -> str:
+    text = message.split(" - at", maxsplit=1)[0]
+    if typing.get_origin(kind) is Literal:
+        return f"wanted one of {', '.join(map(str, typing.get_args(kind)))}"
+    if "enum value" in text:
+        choices = next((a for a in typing.get_args(kind) if typing.get_origin(a) is Literal), None)
+        if choices is not None:
+            return f"{text}; wanted any of {', '.join(map(str, typing.get_args(choices)))}"
+    return text.replace("Expected", "wanted").replace("`", "")
+
+
+def _contradictions(name: str, model: ModelBudgets) -> list[str]:
+    """What no single key shows: values that cannot hold together."""
+    problems = []
+    if not name or not all(c.isalnum() or c in "_-." for c in name) or name.startswith("."):
+        problems.append("name: wanted letters, digits, `_`, `-` and `.` only, since it names a folder and a gRPC model")
+    if not limits(model):
+        problems.append("budgets: none is declared; declare at least one, such as accuracy.max_drop or latency.p99_ms")
+    for dim, size in model.dims.items():
+        if not size.min <= size.opt <= size.max:
+            problems.append(
+                f"dims.{dim} = {{min={size.min}, opt={size.opt}, max={size.max}}}: wanted min <= opt <= max"
+            )
+    named = {axis for spec in model.inputs.values() for axis in spec.shape if isinstance(axis, str)}
+    problems.extend(
+        f"dims.{axis}: missing, though an input has an axis of that name; add `{axis} = {{ min = 1, opt = .., max = .. }}`"
+        for axis in sorted(named - model.dims.keys())
+    )
+    if (model.accuracy.max_drop is not None or model.accuracy.min_agreement is not None) and model.data is None:
+        problems.append("data: missing; an accuracy budget needs samples to be judged on")
+    if model.throughput.p99_ms is not None and model.throughput.qps is None:
+        problems.append("throughput.qps: missing; throughput.p99_ms is the p99 at a declared rate")
+    if model.latency.batch > 1 and BATCH in model.dims and model.latency.batch > model.dims[BATCH].max:
+        problems.append(
+            f"latency.batch = {model.latency.batch}: wanted at most dims.batch.max = {model.dims[BATCH].max}"
+        )
+    if model.cost.max_per_million is not None and not model.cost.per_hour:
+        problems.append("cost.per_hour: missing; cost.max_per_million needs a price, such as { cpu = 0.04 }")
+    if ":" not in model.accuracy.metric and model.accuracy.metric not in BUILT_IN_METRICS:
+        problems.append(
+            f"accuracy.metric = {model.accuracy.metric!r}: wanted one of {', '.join(BUILT_IN_METRICS)}, or file.py:attr"
+        )
+    return problems

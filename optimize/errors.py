@@ -1,0 +1,57 @@
+"""What can go wrong, and the exit code each kind ends a command with.
+
+    ProveserveError                 4  the run itself broke
+    ├── UserError                   2  the user must mend it: command line, file, source or data
+    │   ├── BudgetsError               budgets.toml cannot be read or says something impossible
+    │   ├── SourceError                the model, its samples or its metric cannot be used
+    │   └── InputError                 the inputs of one request do not fit the model's signature
+    ├── ArtifactError               4  a published file is missing, damaged or cannot be opened
+    └── CandidateError              -  one candidate's own failure; the run goes on without it
+
+Every message says what was found, what was wanted, and the fix.
+"""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    OVER_BUDGET = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    BROKEN = 4
+    INTERRUPTED = 130
+
+
+class ProveserveError(Exception):
+    """Base of all errors that a command reports in one line."""
+
+    exit_code: Exit = Exit.BROKEN
+
+
+class UserError(ProveserveError):
+    """Something that the user must mend before the command can do its work."""
+
+    exit_code = Exit.USAGE
+
+
+class BudgetsError(UserError):
+    """budgets.toml cannot be read, or asks for something impossible."""
+
+
+class SourceError(UserError):
+    """The model, its samples or its metric cannot be loaded or do not fit together."""
+
+
+class InputError(UserError):
+    """The inputs of one request do not fit the model's signature."""
+
+
+class ArtifactError(ProveserveError):
+    """A published file is missing, damaged, or cannot be opened."""
+
+
+class CandidateError(ProveserveError):
+    """One candidate cannot be built or measured; the message is its cause."""

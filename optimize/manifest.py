@@ -1,0 +1,226 @@
+"""The records that stages hand on and that processes meet in: manifest.json and what it holds.
+
+    Blob        one file, named by its digest
+    Artifact    the files and session options that serve one candidate
+    Measurement one measured quantity with its interval and its method
+    Verdict     one budget held against one measurement
+    Trial       all that is known of one candidate
+    Manifest    one published version
+
+Nothing here imports a numeric library: whoever reads a manifest needs msgspec alone. The JSON Schema in docs/manifest.schema.json
+is generated from these records, and a test holds it fresh.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from optimize.budgets import BATCH, Dim, ModelBudgets, Target
+from optimize.errors import ArtifactError
+
+MANIFEST_SCHEMA = 1
+
+Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Status = Literal[
+    "winner", "qualified", "over-budget", "inconclusive", "n/a", "failed", "screened-out", "built", "not-measured"
+]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """An immutable record; each stage makes a new one."""
+
+
+class Blob(Record, frozen=True):
+    """A file named by the SHA-256 of its bytes."""
+
+    name: str
+    digest: Digest
+    size_bytes: int
+
+
+class TensorSpec(Record, frozen=True):
+    """One input or output: numpy dtype name ("object" for strings), and axes where a name is a dynamic dimension.
+
+    `pad` is the value that fills padded positions of an input; None where padding is not allowed.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    pad: float | None = None
+
+    @property
+    def batch_axis(self) -> int | None:
+        """Position of the axis named `batch`, along which requests are cut and joined."""
+        return self.shape.index(BATCH) if BATCH in self.shape else None
+
+
+class Signature(Record, frozen=True):
+    """Inputs and outputs of a model, and the declared range of each dynamic dimension."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: dict[str, Dim] = {}
+
+    @property
+    def batchable(self) -> bool:
+        """Whether requests may share a batch: some input and every output has the batch axis."""
+        return any(spec.batch_axis is not None for spec in self.inputs) and all(
+            spec.batch_axis is not None for spec in self.outputs
+        )
+
+    @property
+    def max_batch(self) -> int:
+        """The most rows of one execution; 1 where requests cannot share one."""
+        return self.dims[BATCH].max if self.batchable and BATCH in self.dims else 1
+
+
+class SessionOptions(Record, frozen=True):
+    """How a session is opened; measuring and serving use the same."""
+
+    target: Target = "cpu"
+    threads: int = 1
+
+
+class Artifact(Record, frozen=True):
+    """What serves one candidate: its files (the first is the model), and the options its session was measured with."""
+
+    format: Literal["onnx", "tensorrt", "tensorrt-rtx"]
+    files: tuple[Blob, ...]
+    options: SessionOptions
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(blob.size_bytes for blob in self.files)
+
+
+class Measurement(Record, frozen=True):
+    """One quantity: the point estimate, its one-sided bounds where it has any, the sample size, and how it was got."""
+
+    key: str
+    value: float
+    unit: str
+    n: int
+    method: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Verdict(Record, frozen=True):
+    """One budget held against what was observed.
+
+    An INCONCLUSIVE verdict says in `needed` how many samples in all would settle it, where that can be told.
+    """
+
+    budget: str
+    limit: float
+    observed: float | None
+    low: float | None
+    high: float | None
+    n: int
+    verdict: Outcome
+    evidence: str
+    needed: int | None = None
+
+
+class CurvePoint(Record, frozen=True):
+    """Latency of one execution of `batch` rows at the dims `shape`, which names every dynamic dimension but batch."""
+
+    shape: dict[str, int]
+    batch: int
+    p50_ms: float
+    p95_ms: float
+    n: int
+
+
+class Trial(Record, frozen=True):
+    """One candidate: what it is, how far it came, and every number that was measured of it."""
+
+    name: str
+    precision: Literal["source", "fp32", "fp16", "int8-dynamic", "int8-static"]
+    runtime: str
+    status: Status
+    reason: str
+    verdicts: tuple[Verdict, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    artifact: Artifact | None = None
+
+    def measured(self, key: str) -> Measurement | None:
+        """The measurement of that key, if there is one."""
+        return next((m for m in self.measurements if m.key == key), None)
+
+
+class Golden(Record, frozen=True):
+    """Inputs and the answers that the winner gave to them when it was measured; every loader replays them.
+
+    The blob is an .npz with arrays `in/INDEX/NAME` and `out/INDEX/NAME` for INDEX 0 .. count - 1.
+    """
+
+    blob: Blob
+    count: int
+    atol: float
+    rtol: float
+
+
+class Machine(Record, frozen=True):
+    """What the numbers were measured on."""
+
+    cpu: str
+    cores: int
+    memory_mb: int
+    instruction_sets: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+
+
+class Manifest(Record, frozen=True):
+    """One published version of one model: what is served, and the evidence that it may be."""
+
+    schema: Literal[1]
+    model: str
+    version: int
+    created: str
+    candidate: str
+    artifact: Artifact
+    signature: Signature
+    budgets: ModelBudgets
+    verdicts: tuple[Verdict, ...]
+    curve: tuple[CurvePoint, ...]
+    trials: tuple[Trial, ...]
+    golden: Golden
+    source_digest: Digest
+    data_digest: Digest
+    tools: dict[str, str]
+    machine: Machine
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model file, which names what is served."""
+        return self.artifact.files[0].digest
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes, origin: str) -> Manifest:
+    """Read a manifest; `origin` names it in the error.
+
+    Raises:
+        ArtifactError: The text is no manifest of this schema.
+    """
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(
+            f"{origin}: not a manifest of schema {MANIFEST_SCHEMA} ({error}); publish the version again with `optimize export`"
+        ) from None
+
+
+def json_schema() -> bytes:
+    """JSON Schema of manifest.json, indented."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2) + b"\n"

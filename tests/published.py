@@ -1,0 +1,89 @@
+"""Publish small real ONNX models into a registry, for tests that serve, score or load-test one."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from optimize.budgets import Dim, LatencyBudget, ModelBudgets
+from optimize.manifest import (
+    Artifact,
+    CurvePoint,
+    Golden,
+    Machine,
+    Manifest,
+    SessionOptions,
+    Signature,
+    TensorSpec,
+)
+from optimize.registry import Registry
+from optimize.runtime.session import OnnxSession
+
+MAX_BATCH = 8
+
+
+def identity(dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """x[batch, 4] -> y = x, bit for bit."""
+    return _model([helper.make_node("Identity", ["x"], ["y"])], dtype, 4)
+
+
+def scale(factor: float) -> onnx.ModelProto:
+    """x[batch, 4] -> y = factor * x, so that an answer tells which version gave it."""
+    weight = helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])
+    return _model([helper.make_node("Mul", ["x", "factor"], ["y"])], TensorProto.FLOAT, 4, [weight])
+
+
+def _model(nodes: list, dtype: int, width: int, weights: list | None = None) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", dtype, ["batch", width])],
+        [helper.make_tensor_value_info("y", dtype, ["batch", width])],
+        weights or [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def publish(root: Path, name: str, model: onnx.ModelProto, folder: Path, max_batch: int = MAX_BATCH) -> Manifest:
+    """Publish a one-input one-output model as the next version of `name` in the registry at `root`."""
+    registry = Registry(root)
+    path = folder / f"{name}.onnx"
+    onnx.save(model, path)
+    options = SessionOptions(target="cpu", threads=1)
+    with OnnxSession(path, options) as session:
+        (spec,) = session.inputs
+        golden_path = folder / "golden.npz"
+        arrays = {}
+        for index in range(8):
+            x = np.full((1, spec.shape[1]), index).astype(spec.dtype)
+            arrays[f"in/{index}/x"] = x
+            arrays[f"out/{index}/y"] = session.run({"x": x})["y"]
+        np.savez(golden_path, **arrays)
+        signature = Signature(
+            inputs=session.inputs, outputs=session.outputs, dims={"batch": Dim(min=1, opt=1, max=max_batch)}
+        )
+    return registry.publish(
+        Manifest(
+            schema=1,
+            model=name,
+            version=0,
+            created="2026-01-01T00:00:00Z",
+            candidate="fp32@onnxruntime-cpu",
+            artifact=Artifact("onnx", (registry.put(path, f"{name}.onnx"),), options),
+            signature=signature,
+            budgets=ModelBudgets(
+                source=f"{name}.onnx", latency=LatencyBudget(p99_ms=50.0), dims={"batch": Dim(1, 1, max_batch)}
+            ),
+            verdicts=(),
+            curve=tuple(CurvePoint({}, batch, 0.2, 0.3, 100) for batch in (1, 2, 4, 8) if batch <= max_batch),
+            trials=(),
+            golden=Golden(registry.put(golden_path, "golden.npz"), 8, 1e-6, 1e-6),
+            source_digest="0" * 64,
+            data_digest="0" * 64,
+            tools={},
+            machine=Machine("test", 2, 1024, ()),
+        )
+    )
