@@ -1,0 +1,360 @@
+"""From the source model to a baseline ONNX file that provably answers the same.
+
+    read     load the source and its samples; digest both, so that later stages know whether anything changed
+    convert  write the FP32 graph, find its signature by running it, and hold it against the source on real samples
+
+Both run in a child process: they import the user's code.
+"""
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from optimize.budgets import BATCH, Dim, ModelBudgets
+from optimize.errors import ArtifactError, SourceError
+from optimize.manifest import SessionOptions, Signature, TensorSpec
+from optimize.runtime.session import OnnxSession, first_line
+from optimize.source import samples as sampling
+from optimize.source.imports import attribute
+from optimize.source.model import TorchModel, is_onnx, load_torch
+from optimize.source.samples import SPLITS, Arrays, Batch, Split
+from optimize.subject import Subject, opened
+
+BASELINE = "baseline.onnx"
+_OPSET = 18
+# FP32 sums in another order differ by a few units in the last place per layer; a wrong graph differs by far more.
+PARITY_RTOL, PARITY_ATOL = 1e-3, 1e-4
+_DEFAULT_MAX_BATCH = 32
+_ANALYSIS_THREADS = 2
+
+
+class Reading(Struct, frozen=True):
+    """What was read of a model: digests of the source and of the samples, samples per split, and the inputs' signature."""
+
+    source_digest: str
+    data_digest: str
+    rows: dict[str, int]
+    labelled: bool
+    runtime: str
+
+
+class Conversion(Struct, frozen=True):
+    """The baseline's signature, and the largest difference from the source that was seen on real samples."""
+
+    signature: Signature
+    max_difference: float
+    compared: tuple[str, ...]
+
+
+def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
+    """Load the source and its samples, check and digest both, and store the splits in `folder`.
+
+    Raises:
+        SourceError: The source or its samples cannot be used.
+    """
+    if is_onnx(budgets):
+        digest, runtime = _onnx_digest(base / budgets.source), "onnxruntime-cpu"
+    else:
+        model = load_torch(budgets, base, _ANALYSIS_THREADS)
+        digest, runtime = "", model.runtime
+    splits = _splits(budgets, base)
+    inputs = Signature(inputs=_declared_inputs(budgets, base), outputs=())
+    for split, batches in splits.items():
+        _check_inputs(inputs, batches, split)
+        sampling.check_labels(batches, inputs, split)
+        sampling.store(folder / f"{split}.npz", batches)
+    sampling.check_disjoint(inputs, splits)
+    rows = {
+        split: sum(sampling.row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
+    }
+    labelled = all(batch.labels is not None for batches in splits.values() for batch in batches)
+    # The code digest comes last: by now everything that the factory and the samples import has been imported.
+    return Reading(digest or model.digest(), sampling.digest(splits), rows, labelled, runtime)
+
+
+def _onnx_digest(path: Path) -> str:
+    from optimize.registry import digest_of  # noqa: PLC0415
+
+    return digest_of(path)
+
+
+def _splits(budgets: ModelBudgets, base: Path) -> dict[Split, list[Batch]]:
+    if budgets.data is None:
+        return {}
+    if budgets.data.endswith((".npz", ".parquet")):
+        return {split: sampling.from_file(base / budgets.data, split) for split in SPLITS}
+    produce = attribute(budgets.data, base)
+    return {split: sampling.collect(produce, split, budgets.data) for split in SPLITS}
+
+
+def _check_inputs(signature: Signature, batches: list[Batch], split: Split) -> None:
+    wanted = {spec.name: spec for spec in signature.inputs}
+    for index, batch in enumerate(batches):
+        where = f"{split}, item {index}"
+        if batch.inputs.keys() != wanted.keys():
+            raise SourceError(f"{where}: has inputs {sorted(batch.inputs)}; wanted {sorted(wanted)}")
+        for name, array in batch.inputs.items():
+            spec = wanted[name]
+            kind = "object" if array.dtype.kind in "OUS" else str(array.dtype)
+            if kind != spec.dtype:
+                raise SourceError(f"{where}: input {name!r} has dtype {kind}; wanted {spec.dtype}")
+            fits = array.ndim == len(spec.shape) and all(
+                isinstance(axis, str) or axis == size for axis, size in zip(spec.shape, array.shape, strict=True)
+            )
+            if not fits:
+                raise SourceError(f"{where}: input {name!r} has shape {list(array.shape)}; wanted {list(spec.shape)}")
+
+
+def _declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]:
+    """The inputs as budgets.toml declares them, else as the ONNX file does."""
+    if budgets.inputs:
+        return tuple(TensorSpec(name, spec.dtype, spec.shape, spec.pad) for name, spec in budgets.inputs.items())
+    with _opened_source(base / budgets.source) as session:
+        return session.inputs
+
+
+def _opened_source(path: Path) -> OnnxSession:
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; `source` is relative to the budgets file")
+    try:
+        return OnnxSession(path, SessionOptions(threads=_ANALYSIS_THREADS))
+    except ArtifactError as error:
+        raise SourceError(str(error)) from None
+
+
+def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Conversion:
+    """Write `folder`/baseline.onnx, find its signature and hold it against the source on real samples.
+
+    Raises:
+        SourceError: The model cannot be converted, or its graph answers something else.
+    """
+    stored = {split: sampling.read(path) for split in SPLITS if (path := splits / f"{split}.npz").exists()}
+    batches = [batch for split in stored.values() for batch in split]
+    inputs = _declared_inputs(budgets, base)
+    dims = _dims(budgets, inputs, batches)
+    target = folder / BASELINE
+    if is_onnx(budgets):
+        _copy_onnx(base / budgets.source, target)
+    else:
+        model = load_torch(budgets, base, _ANALYSIS_THREADS)
+        _export_torch(model, inputs, shaped(inputs, batches, _smallest_traceable(dims)), target)
+    with OnnxSession(target, SessionOptions(threads=_ANALYSIS_THREADS)) as session:
+        signature = Signature(inputs, _outputs(budgets, session, inputs, dims, batches), dims)
+        difference, compared = _parity(budgets, base, session, signature, batches)
+    return Conversion(signature, difference, compared)
+
+
+def _dims(budgets: ModelBudgets, inputs: tuple[TensorSpec, ...], batches: list[Batch]) -> dict[str, Dim]:
+    """Declared ranges; an undeclared dimension takes the sizes that the samples show."""
+    dims = dict(budgets.dims)
+    for spec in inputs:
+        for axis, name in enumerate(spec.shape):
+            if isinstance(name, int) or name in dims:
+                continue
+            seen = sorted(batch.inputs[spec.name].shape[axis] for batch in batches) or [1]
+            dims[name] = (
+                Dim(1, 1, _DEFAULT_MAX_BATCH) if name == BATCH else Dim(seen[0], seen[len(seen) // 2], seen[-1])
+            )
+    return dims
+
+
+def _smallest_traceable(dims: Mapping[str, Dim]) -> dict[str, int]:
+    """Sizes for tracing: at least 2, since the tracer takes a size of 1 (and of 0) for a constant."""
+    return {name: min(max(2, dim.opt), max(2, dim.max)) for name, dim in dims.items()}
+
+
+def shaped(inputs: tuple[TensorSpec, ...], batches: list[Batch], sizes: Mapping[str, int], offset: int = 0) -> Arrays:
+    """Real samples brought to the wanted size of each named axis: cut where longer, repeated where shorter.
+
+    `offset` rotates the rows, so that different offsets give different inputs. Where there are no samples, zeros.
+    """
+    chosen: Arrays = {}
+    for spec in inputs:
+        if not batches:
+            shape = [axis if isinstance(axis, int) else sizes[axis] for axis in spec.shape]
+            chosen[spec.name] = np.full(shape, "" if spec.dtype == "object" else 0, dtype=spec.dtype)
+            continue
+        array = batches[offset % len(batches)].inputs[spec.name]
+        for axis, name in enumerate(spec.shape):
+            if isinstance(name, str):
+                start = offset if name == BATCH else 0
+                array = array.take((np.arange(sizes[name]) + start) % array.shape[axis], axis=axis)
+        chosen[spec.name] = array
+    return chosen
+
+
+def _copy_onnx(source: Path, target: Path) -> None:
+    import onnx  # noqa: PLC0415
+
+    try:
+        onnx.checker.check_model(str(source))
+        model = onnx.load(source)
+    except Exception as error:
+        raise SourceError(f"{source}: not a valid ONNX model: {first_line(error)}") from error
+    external = any(
+        tensor.data_location == onnx.TensorProto.EXTERNAL
+        for tensor in onnx.load(source, load_external_data=False).graph.initializer
+    )
+    if external:
+        onnx.save(model, target, save_as_external_data=True, location=f"{BASELINE}.data")
+    else:
+        shutil.copyfile(source, target)
+
+
+def _export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Arrays, target: Path) -> None:
+    """Write the module's graph with our names for inputs, outputs and axes."""
+    import torch  # noqa: PLC0415
+
+    args, kwargs = model.arguments(example)
+    names = list(model.run(example))
+    dynamic = {
+        spec.name: {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.shape) if isinstance(name, str)}
+        for spec in inputs
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+        try:
+            program = torch.onnx.export(
+                model.module,
+                args,
+                kwargs=kwargs,
+                dynamic_shapes=dynamic if model.by_name else tuple(dynamic.values()),
+                # An output named like one of the graph's own values would make the exporter define that name twice.
+                output_names=[f"proveserve.{name}" for name in names],
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            raise SourceError(
+                f"the model cannot be exported to ONNX: {type(error).__name__}: {first_line(error)}"
+            ) from error
+    if program is None:
+        raise SourceError("the model cannot be exported to ONNX: the exporter gave no program")
+    program.save(str(target), external_data=False)
+    _rename(target, inputs, names)
+
+
+def _rename(path: Path, inputs: tuple[TensorSpec, ...], outputs: list[str]) -> None:
+    """Give the graph's inputs, outputs and dynamic axes the names that the signature declares."""
+    import onnx  # noqa: PLC0415
+
+    model = onnx.load(path)
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)} | {i.name for i in graph.initializer}
+    wanted = dict(zip((value.name for value in graph.input), (spec.name for spec in inputs), strict=True))
+    wanted |= dict(zip((value.name for value in graph.output), outputs, strict=True))
+    # A value of the graph's own that bears a wanted name steps aside.
+    aside = {name: f"{name}.internal" for name in set(wanted.values()) & taken - wanted.keys()}
+    renamed = wanted | aside
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = renamed.get(value.name, value.name)
+    axes = {
+        dim.dim_param: name
+        for value, spec in zip(graph.input, inputs, strict=True)
+        for dim, name in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True)
+        if dim.HasField("dim_param") and isinstance(name, str)
+    }
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param"):
+                dim.dim_param = axes.get(dim.dim_param, dim.dim_param)
+    onnx.save(model, path)
+
+
+def _outputs(
+    budgets: ModelBudgets,
+    session: OnnxSession,
+    inputs: tuple[TensorSpec, ...],
+    dims: Mapping[str, Dim],
+    batches: list[Batch],
+) -> tuple[TensorSpec, ...]:
+    """The outputs with named axes: as declared, else found by running the graph at three sizes of each dimension."""
+    unknown = budgets.outputs.keys() - {spec.name for spec in session.outputs}
+    if unknown:
+        raise SourceError(
+            f"outputs {sorted(unknown)} are declared; the model's are {[spec.name for spec in session.outputs]}"
+        )
+    if all(spec.name in budgets.outputs for spec in session.outputs):
+        return tuple(TensorSpec(spec.name, spec.dtype, budgets.outputs[spec.name].shape) for spec in session.outputs)
+    base = {name: dim.min for name, dim in dims.items()}
+    shapes: dict[str, list[dict[str, tuple[int, ...]]]] = {}
+    for name, dim in dims.items():
+        trials = sorted({size for size in (dim.min, dim.min + 1, dim.min + 2) if size <= dim.max} | {dim.min})
+        shapes[name] = [_shapes(session, shaped(inputs, batches, base | {name: size})) for size in trials]
+    still = _shapes(session, shaped(inputs, batches, base))
+    found = []
+    for spec in session.outputs:
+        axes: list[int | str] = []
+        for axis, size in enumerate(still[spec.name]):
+            follows = [
+                name
+                for name, runs in shapes.items()
+                if _follows(dims[name].min, [run[spec.name][axis] for run in runs])
+            ]
+            varies = any(run[spec.name][axis] != size for runs in shapes.values() for run in runs)
+            axes.append(follows[0] if follows else f"{spec.name}_{axis}" if varies else size)
+        shape = budgets.outputs[spec.name].shape if spec.name in budgets.outputs else tuple(axes)
+        found.append(TensorSpec(spec.name, spec.dtype, shape))
+    return tuple(found)
+
+
+def _shapes(session: OnnxSession, inputs: Arrays) -> dict[str, tuple[int, ...]]:
+    try:
+        return {name: value.shape for name, value in session.run(inputs).items()}
+    except Exception as error:
+        shapes = {name: list(value.shape) for name, value in inputs.items()}
+        raise SourceError(
+            f"the exported graph fails at input shapes {shapes}: {first_line(error)}; check `dims`"
+        ) from error
+
+
+def _follows(smallest: int, sizes: list[int]) -> bool:
+    return len(sizes) > 1 and sizes == [smallest + step for step in range(len(sizes))]
+
+
+def _parity(
+    budgets: ModelBudgets, base: Path, session: OnnxSession, signature: Signature, batches: list[Batch]
+) -> tuple[float, tuple[str, ...]]:
+    """The largest absolute difference between graph and source at the smallest, `opt` and largest dims, on real samples."""
+    worst, compared = 0.0, []
+    with opened(Subject(budgets, base, SessionOptions(threads=_ANALYSIS_THREADS))) as source:
+        for label in ("min", "opt", "max"):
+            sizes = {name: getattr(dim, label) for name, dim in signature.dims.items()}
+            inputs = shaped(signature.inputs, batches, sizes)
+            try:
+                expected = source.run(inputs)
+            except Exception as error:
+                raise SourceError(f"the source model fails at {sizes}: {first_line(error)}; check `dims`") from error
+            answers = session.run(inputs)
+            for name, value in expected.items():
+                worst = max(worst, _difference(name, sizes, value, answers[name]))
+            compared.append(
+                f"{label}: " + (", ".join(f"{name} {size}" for name, size in sizes.items()) or "fixed shape")
+            )
+    return worst, tuple(compared)
+
+
+def _difference(name: str, sizes: Mapping[str, int], expected: npt.NDArray[Any], got: npt.NDArray[Any]) -> float:
+    at = f"output {name!r} at {dict(sizes)}"
+    if expected.shape != got.shape:
+        raise SourceError(f"{at}: the exported graph gives shape {list(got.shape)}, the source {list(expected.shape)}")
+    if expected.dtype.kind not in "fc":
+        if not np.array_equal(expected, got):
+            raise SourceError(f"{at}: the exported graph answers otherwise than the source")
+        return 0.0
+    if not np.allclose(got, expected, rtol=PARITY_RTOL, atol=PARITY_ATOL, equal_nan=True):
+        raise SourceError(
+            f"{at}: the exported graph differs from the source by {np.nanmax(np.abs(got - expected)):.3g}, wanted at most"
+            f" {PARITY_ATOL:g} + {PARITY_RTOL:g} of the value; does the model branch on its input, or use random numbers?"
+        )
+    return float(np.nanmax(np.abs(got - expected), initial=0.0))

@@ -1,0 +1,156 @@
+"""Run one function in a fresh process of its own, with a time limit and a memory limit.
+
+A crash, a hang or an out-of-memory is then the failure of that one call, with its cause, and the caller goes on. The processes
+meet in files: the call goes in pickled, the result comes back pickled, and whatever the child prints lands in a log. The child
+dies with its parent, however the parent ends.
+
+Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never touched.
+"""
+
+import ctypes
+import importlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import psutil
+
+from optimize.errors import CandidateError, ProveserveError, UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_S = 1800.0
+_DEFAULT_MEMORY_SHARE = 0.8
+_POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
+_LOG_TAIL_CHARACTERS = 300
+
+# A child starts from this module; the function it is to call is named in the file.
+_CALL, _RESULT, _LOG = "call.pickle", "result.pickle", "log.txt"
+
+
+class Isolated:
+    """Limits that apply to every call made through it."""
+
+    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: float | None = None) -> None:
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb or _DEFAULT_MEMORY_SHARE * psutil.virtual_memory().total / 1e6
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a module-level function in a fresh process and return its result.
+
+        Raises:
+            UserError: As raised by the function.
+            CandidateError: The function raised anything else, hung, died, or used more memory than it may; the message is the cause.
+        """
+        with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
+            folder = Path(name)
+            call = (function.__module__, function.__qualname__, args, kwargs)
+            (folder / _CALL).write_bytes(pickle.dumps(call))
+            code = self._watch(folder)
+            result = folder / _RESULT
+            if not result.exists():
+                raise CandidateError(_cause_of_death(code, folder / _LOG))
+            kind, value = pickle.loads(result.read_bytes())  # noqa: S301 - written by our own child in a private folder
+        if kind == "error":
+            raise value
+        answer: T = value
+        return answer
+
+    def _watch(self, folder: Path) -> int:
+        with (folder / _LOG).open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "optimize.isolation", str(folder), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            while True:
+                try:
+                    return child.wait(_POLL_S)
+                except subprocess.TimeoutExpired:
+                    self._check(child.pid, deadline)
+        finally:
+            _kill_group(child)
+
+    def _check(self, pid: int, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise CandidateError(f"did not finish within its time limit of {self.timeout_s:g} s")
+        used_mb = _resident_mb(pid)
+        if used_mb > self.memory_mb:
+            raise CandidateError(f"used {used_mb:.0f} MB of memory, over its limit of {self.memory_mb:.0f} MB")
+
+
+def _resident_mb(pid: int) -> float:
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0.0
+    total = 0
+    for member in family:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 1e6
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it started; its group is its own, so nothing else is hit."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def _cause_of_death(code: int, log: Path) -> str:
+    said = log.read_text(errors="replace").strip()[-_LOG_TAIL_CHARACTERS:].replace("\n", " | ")
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    return f"its process {how}" + (f"; its last words: {said}" if said else "")
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent ended before the line above took effect
+        os._exit(1)
+
+
+def _main(folder: Path, parent: int) -> None:
+    _die_with(parent)
+    outcome: tuple[str, object]
+    try:
+        module, name, args, kwargs = pickle.loads((folder / _CALL).read_bytes())  # noqa: S301 - written by our own parent
+        function = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+        outcome = ("value", function(*args, **kwargs))  # type: ignore[operator] # named by the parent, always a function
+    except (UserError, CandidateError) as error:
+        outcome = ("error", error)
+    except ProveserveError as error:
+        outcome = ("error", CandidateError(str(error)))
+    except Exception as error:  # noqa: BLE001 - the process boundary: any failure is the candidate's
+        text = str(error).strip().splitlines()
+        outcome = ("error", CandidateError(f"{type(error).__name__}: {text[0] if text else 'no message'}"))
+    temporary = folder / f"{_RESULT}.tmp"
+    temporary.write_bytes(pickle.dumps(outcome))
+    temporary.replace(folder / _RESULT)
+    # Skip interpreter shutdown: the result is on disk, and native libraries have crashed here after their work was done.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), int(sys.argv[2]))

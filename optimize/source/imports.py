@@ -1,0 +1,76 @@
+"""Turn an import string of budgets.toml into the object that it names."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from optimize.errors import ProveserveError, SourceError
+
+
+def attribute(spec: str, base: Path) -> Any:
+    """The object that "file.py:attr" (relative to `base`) or "pkg.mod:attr" names.
+
+    Raises:
+        SourceError: The file, module or attribute is not there, or the code fails when it is imported.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise SourceError(f"{spec!r}: wanted `file.py:attr` or `package.module:attr`")
+    module = _from_file(spec, base / place) if place.endswith(".py") else _from_name(spec, place, base)
+    found = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = ", ".join(sorted(key for key in vars(module) if not key.startswith("_"))) or "nothing"
+            raise SourceError(f"{spec}: {place} has no attribute {name!r}; it has {public}")
+        found = getattr(found, part)
+    return found
+
+
+def _from_file(spec: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SourceError(f"{spec}: no file {path}; paths are relative to the budgets file")
+    name = f"_proveserve_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise SourceError(f"{spec}: {path} is not a Python file that can be imported")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        module_spec.loader.exec_module(module)
+    except ProveserveError:
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise SourceError(f"{spec}: importing {path.name} failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_name(spec: str, module: str, base: Path) -> ModuleType:
+    sys.path.insert(0, str(base))
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise SourceError(f"{spec}: no module {error.name!r}; install it, or name a file as file.py:attr") from None
+    except Exception as error:
+        raise SourceError(f"{spec}: importing {module} failed: {type(error).__name__}: {error}") from error
+
+
+def code_digest(base: Path) -> str:
+    """Digest of every Python file below `base` that this process has imported, so that a change in any of them shows."""
+    root = base.resolve()
+    digest = hashlib.sha256()
+    for path in sorted(
+        {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    ):
+        inside = path.is_absolute() and path.suffix == ".py" and path.is_relative_to(root)
+        if inside and not {"site-packages", ".venv"} & set(path.parts):
+            digest.update(str(path.relative_to(root)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

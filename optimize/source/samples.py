@@ -1,0 +1,230 @@
+"""The labelled samples of a model: read from the user's callable or file, checked, and stored as three splits.
+
+A stored split is an .npz with arrays `INDEX/in/NAME` and `INDEX/labels` for each batch the user gave, so that later stages need
+neither the user's code nor its libraries.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from optimize.errors import SourceError, UserError
+from optimize.manifest import Signature
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+Split = Literal["calibration", "selection", "confirmation"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+# Of a file's rows: 10 % calibrate, 45 % select, 45 % confirm.
+_CALIBRATION_SHARE, _SELECTION_SHARE = 0.10, 0.55
+_HASH_RANGE = 2**32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows that share one shape: arrays by input name, and one label a row where there are labels."""
+
+    inputs: Arrays
+    labels: Array | None
+
+
+def collect(produce: Callable[[str], Iterable[Any]], split: Split, spec: str) -> list[Batch]:
+    """Call the user's `samples(split)` and check what it gives.
+
+    Raises:
+        SourceError: It fails, gives no sample, or gives something other than (dict of arrays, labels or None).
+    """
+    try:
+        items = list(produce(split))
+    except UserError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{spec}({split!r}) failed: {type(error).__name__}: {error}") from error
+    batches = [_batch(item, f"{spec}({split!r}), item {index}") for index, item in enumerate(items)]
+    if not batches:
+        raise SourceError(f"{spec}({split!r}) gave no sample; wanted at least one (inputs, labels) pair")
+    return batches
+
+
+def _batch(item: object, where: str) -> Batch:
+    if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], Mapping):
+        raise SourceError(
+            f"{where} is {type(item).__name__}; wanted a pair (dict of input name -> array, labels or None)"
+        )
+    inputs = {name: np.asarray(value) for name, value in item[0].items()}
+    for name, value in inputs.items():
+        if value.dtype == object and not all(isinstance(entry, str | bytes) for entry in value.flat):
+            raise SourceError(
+                f"{where}: input {name!r} holds Python objects; wanted numbers, booleans or strings of one shape"
+            )
+    labels = None if item[1] is None else np.asarray(item[1])
+    if labels is not None and labels.ndim == 0:
+        raise SourceError(f"{where}: labels are a single value; wanted one entry a row")
+    return Batch(inputs, labels)
+
+
+def from_file(path: Path, split: Split) -> list[Batch]:
+    """The rows of a .npz or .parquet file that its row hashes put into `split`.
+
+    Raises:
+        SourceError: The file cannot be read, or its columns differ in length.
+    """
+    columns = _columns(path)
+    labels = columns.pop("label", None)
+    lengths = {name: len(column) for name, column in columns.items()} | (
+        {} if labels is None else {"label": len(labels)}
+    )
+    if not columns or len(set(lengths.values())) != 1:
+        raise SourceError(f"{path}: columns have {lengths} rows; wanted one column per input, all of one length")
+    count = len(next(iter(columns.values())))
+    chosen = np.array(
+        [_split_of(row_digest({n: c[i] for n, c in columns.items()})) == split for i in range(count)], dtype=bool
+    )
+    if not chosen.any():
+        raise SourceError(f"{path}: no row of its {count} falls into {split}; wanted more rows")
+    return [Batch({n: c[chosen] for n, c in columns.items()}, None if labels is None else labels[chosen])]
+
+
+def _columns(path: Path) -> dict[str, Array]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as archive:
+                return {name: archive[name] for name in archive.files}
+        import pyarrow.parquet  # noqa: PLC0415 - only a Parquet source needs it
+
+        table = pyarrow.parquet.read_table(path)
+        return {name: np.array(table.column(name).to_pylist()) for name in table.column_names}
+    except FileNotFoundError:
+        raise SourceError(f"{path}: no such file; `data` is relative to the budgets file") from None
+    except Exception as error:  # the two readers raise many unrelated classes for a damaged file
+        raise SourceError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def row_digest(row: Mapping[str, Any]) -> bytes:
+    """A digest of one row's inputs, whatever their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(row):
+        value = np.asarray(row[name])
+        digest.update(f"{name}|{value.dtype.kind}|{value.shape}|".encode())
+        digest.update(
+            repr(value.tolist()).encode() if value.dtype.kind in "OUS" else np.ascontiguousarray(value).tobytes()
+        )
+    return digest.digest()
+
+
+def _split_of(digest: bytes) -> Split:
+    share = int.from_bytes(digest[:4], "big") / _HASH_RANGE
+    if share < _CALIBRATION_SHARE:
+        return "calibration"
+    return "selection" if share < _SELECTION_SHARE else "confirmation"
+
+
+def check_labels(batches: Iterable[Batch], signature: Signature, split: Split) -> None:
+    """Refuse labels that do not have one entry a row.
+
+    Raises:
+        SourceError: A batch has more or fewer labels than rows.
+    """
+    for index, batch in enumerate(batches):
+        rows = row_count(signature, batch.inputs)
+        if batch.labels is not None and signature.batchable and len(batch.labels) != rows:
+            raise SourceError(
+                f"{split}, item {index}: {len(batch.labels)} labels for {rows} rows; wanted one label a row"
+            )
+
+
+def row_count(signature: Signature, inputs: Mapping[str, Array]) -> int:
+    """Rows of one batch: the size of the axis named batch, or 1 where no input has it."""
+    for spec in signature.inputs:
+        axis = spec.batch_axis
+        if axis is not None and spec.name in inputs and inputs[spec.name].ndim > axis:
+            return inputs[spec.name].shape[axis]
+    return 1
+
+
+def rows(signature: Signature, batch: Batch) -> Iterator[tuple[Arrays, Any]]:
+    """Each row of a batch as a request of its own, with its label."""
+    count = row_count(signature, batch.inputs)
+    axes = {spec.name: spec.batch_axis for spec in signature.inputs}
+    for index in range(count):
+        inputs = {
+            name: value if axes.get(name) is None else value.take([index], axis=axes[name])
+            for name, value in batch.inputs.items()
+        }
+        yield inputs, (None if batch.labels is None else batch.labels[index])
+
+
+def check_disjoint(signature: Signature, splits: Mapping[Split, list[Batch]]) -> None:
+    """Refuse splits that share a sample, since a variant would be judged on what it was calibrated or chosen on.
+
+    Raises:
+        SourceError: Some sample stands in two splits.
+    """
+    digests = {
+        name: {row_digest(inputs) for batch in batches for inputs, _ in rows(signature, batch)}
+        for name, batches in splits.items()
+    }
+    for first, second in (("calibration", "selection"), ("calibration", "confirmation"), ("selection", "confirmation")):
+        shared = len(digests[first] & digests[second])
+        if shared:
+            raise SourceError(
+                f"splits {first} and {second} share {shared} samples; wanted disjoint splits: drop duplicates first"
+            )
+
+
+def store(path: Path, batches: Iterable[Batch]) -> None:
+    """Write a split."""
+    arrays: Arrays = {}
+    for index, batch in enumerate(batches):
+        for name, value in batch.inputs.items():
+            arrays[f"{index}/in/{name}"] = value.astype(str) if value.dtype == object else value
+        if batch.labels is not None:
+            arrays[f"{index}/labels"] = batch.labels.astype(str) if batch.labels.dtype == object else batch.labels
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def read(path: Path) -> list[Batch]:
+    """Read a split that :func:`store` wrote. Strings come back as objects, which is how a session takes them."""
+    inputs: dict[int, Arrays] = {}
+    labels: dict[int, Array] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for key in archive.files:
+            index, kind, *name = key.split("/", 2)
+            value = archive[key]
+            if kind == "labels":
+                labels[int(index)] = value
+            else:
+                inputs.setdefault(int(index), {})[name[0]] = value.astype(object) if value.dtype.kind == "U" else value
+    return [Batch(inputs[index], labels.get(index)) for index in sorted(inputs)]
+
+
+def digest(splits: Mapping[Split, list[Batch]]) -> str:
+    """Digest of all samples and labels, in order."""
+    total = hashlib.sha256()
+    for name in SPLITS:
+        for batch in splits.get(name, []):
+            total.update(name.encode())
+            total.update(row_digest(batch.inputs))
+            if batch.labels is not None:
+                total.update(row_digest({"label": batch.labels}))
+    return total.hexdigest()
+
+
+def stratified(labels: Array | None, count: int, wanted: int, seed: int) -> npt.NDArray[np.intp]:
+    """Indices of `wanted` of `count` samples, in proportion to their labels where these are discrete, else at random."""
+    generator = np.random.default_rng(seed)
+    if wanted >= count:
+        return np.arange(count)
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iubU" or len(Counter(labels.tolist())) > wanted:
+        return np.sort(generator.choice(count, wanted, replace=False))
+    order = generator.permutation(count)
+    # Sorting a shuffled order by label and taking evenly spaced entries keeps every label's share within one sample.
+    by_label = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(by_label[np.linspace(0, count - 1, wanted).round().astype(np.intp)])
