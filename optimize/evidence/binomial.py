@@ -41,6 +41,16 @@ def fewest(count: int, share: float, alpha: float) -> int:
     return _bisect(low, high, lambda n: at_most(count, n, share) <= alpha)
 
 
+def most_hits(n: int, share: float, alpha: float) -> int:
+    """The largest count with P(Bin(n, share) <= count) <= alpha, or -1: so many hits still show less than `share`."""
+    return _bisect(-1, n, lambda count: at_most(count, n, share) > alpha) - 1
+
+
+def least_hits(n: int, share: float, alpha: float) -> int:
+    """The smallest count with P(Bin(n, share) >= count) <= alpha, or n + 1: so many hits already show more than `share`."""
+    return _bisect(0, n + 1, lambda count: at_least(count, n, share) <= alpha)
+
+
 def samples_to_show_less(share: float, truth: float, alpha: float, power: float = POWER) -> int | None:
     """Samples from which on a share that is `truth` is shown, with chance `power`, to be below `share`; None beyond 10^9.
 

@@ -1,0 +1,208 @@
+"""The built-in accuracy metrics. Higher is better always: errors are negated.
+
+A metric first reads a model's answers (:attr:`Metric.read`: predicted classes, scores or numbers), once; then it scores them. `right`
+and `score` metrics give one value a sample and are their mean; `set` metrics give one number for the whole set.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from optimize.errors import SourceError
+from optimize.evidence.accuracy import paired_drop, score_drop, set_drop
+from optimize.evidence.finding import Finding
+from optimize.evidence.ranks import correlation, mean_ranks
+
+Array = npt.NDArray[Any]
+
+
+class Metric(Struct, frozen=True):
+    """One metric: `read(outputs, labels)` prepares answers, `score(answers, labels)` gives values a sample, or one for the set."""
+
+    name: str
+    kind: Literal["right", "score", "set"]
+    read: Callable[[Array, Array], Array]
+    score: Callable[[Array, Array], Any]
+
+    def value(self, outputs: Array, labels: Array) -> float:
+        """The metric of these outputs against these labels.
+
+        Raises:
+            SourceError: Outputs and labels do not fit together or do not fit the metric.
+        """
+        return float(np.mean(self.score(self.read(outputs, labels), labels)))
+
+
+def built_in(name: str) -> Metric:
+    """The metric of that name: top1, f1, auc, mae, rmse or spearman."""
+    return _METRICS[name]
+
+
+def drop(
+    metric: Metric,
+    source_outputs: Array,
+    candidate_outputs: Array,
+    labels: Array,
+    max_drop: float,
+    confidence: float,
+    seed: int,
+) -> Finding:
+    """Judge the candidate's drop in a built-in metric by the rule that fits its kind.
+
+    Raises:
+        SourceError: Outputs and labels do not fit together or do not fit the metric.
+    """
+    source, candidate = metric.read(source_outputs, labels), metric.read(candidate_outputs, labels)
+    if metric.kind == "right":
+        return paired_drop(metric.score(source, labels), metric.score(candidate, labels), max_drop, confidence)
+    if metric.kind == "score":
+        return score_drop(metric.score(source, labels), metric.score(candidate, labels), max_drop, confidence, seed)
+
+    def both(chosen: npt.NDArray[np.intp]) -> tuple[float, float]:
+        return metric.score(source[chosen], labels[chosen]), metric.score(candidate[chosen], labels[chosen])
+
+    return set_drop(both, len(labels), max_drop, confidence, seed)
+
+
+def _rows(outputs: Array, labels: Array, name: str) -> None:
+    if not len(labels):
+        raise SourceError(f"metric {name}: no samples; wanted at least one labelled row")
+    if outputs.ndim == 0 or len(outputs) != len(labels):
+        raise SourceError(
+            f"metric {name}: the output has shape {list(outputs.shape)} for {len(labels)} labels; wanted one row a label"
+        )
+
+
+def _classes(name: str) -> Callable[[Array, Array], Array]:
+    """Predicted classes: the largest of [rows, classes], or a column of class numbers or of probabilities of class 1."""
+
+    def read(outputs: Array, labels: Array) -> Array:
+        _rows(outputs, labels, name)
+        _class_labels(labels, name)
+        if outputs.ndim == 2 and outputs.shape[1] > 1:
+            _within(labels, outputs.shape[1], name)
+            # A row with a value that is no number has no answer; -1 is right for no label.
+            return np.where(np.isfinite(outputs).all(axis=1), outputs.argmax(axis=1), -1)
+        column = _column(outputs, name)
+        if column.dtype.kind in "iub":
+            return column.astype(np.int64)
+        return np.where(np.isfinite(column), _probabilities(column, labels, name) > 0.5, -1)
+
+    return read
+
+
+def _probabilities(column: Array, labels: Array, name: str) -> Array:
+    finite = column[np.isfinite(column)]
+    if finite.size and (finite.min() < 0.0 or finite.max() > 1.0):
+        raise SourceError(
+            f"metric {name}: a single output column goes from {finite.min():.4g} to {finite.max():.4g}; wanted probabilities of"
+            " class 1 (0 to 1), class numbers as integers, or one column a class"
+        )
+    _within(labels, 2, name)
+    return column
+
+
+def _class_labels(labels: Array, name: str) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise SourceError(
+            f"metric {name}: labels have shape {list(labels.shape)} and dtype {labels.dtype}; wanted one integer class a row"
+        )
+
+
+def _within(labels: Array, classes: int, name: str) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise SourceError(
+            f"metric {name}: labels go from {labels.min()} to {labels.max()}; wanted 0 to {classes - 1}, as the output has {classes} classes"
+        )
+
+
+def _column(outputs: Array, name: str) -> Array:
+    if outputs.size != len(outputs):
+        raise SourceError(
+            f"metric {name}: the output has shape {list(outputs.shape)}; wanted [rows], [rows, 1] or [rows, classes]"
+        )
+    return outputs.reshape(len(outputs))
+
+
+def _equal(answers: Array, labels: Array) -> Array:
+    right: Array = answers == labels
+    return right
+
+
+def _f1(answers: Array, labels: Array) -> float:
+    """F1 of class 1 where all labels are 0 or 1, else the plain mean over the classes that occur in the labels."""
+    top = int(max(answers.max(), labels.max())) + 1
+    hits = np.bincount(labels[answers == labels], minlength=top)
+    claimed = np.bincount(answers[answers >= 0], minlength=top)
+    actual = np.bincount(labels, minlength=top)
+    each = 2.0 * hits / np.maximum(claimed + actual, 1)
+    return float(each[1]) if top == 2 else float(each[actual > 0].mean())
+
+
+def _positive_scores(outputs: Array, labels: Array) -> Array:
+    """How much each row looks like class 1: the second column above the first, or the only column."""
+    _rows(outputs, labels, "auc")
+    _class_labels(labels, "auc")
+    if set(np.unique(labels).tolist()) != {0, 1}:
+        raise SourceError(
+            "metric auc: labels must be 0 and 1, both present; for more classes give a metric of your own, file.py:attr"
+        )
+    if outputs.ndim == 2 and outputs.shape[1] == 2:
+        return outputs[:, 1].astype(float) - outputs[:, 0]
+    return _column(outputs, "auc").astype(float)
+
+
+def _auc(scores: Array, labels: Array) -> float:
+    """Area under the ROC curve, from the rank sum of the positive rows (Hanley and McNeil, Radiology 143, 1982)."""
+    positive = int(np.count_nonzero(labels))
+    negative = len(labels) - positive
+    if not positive or not negative or not np.isfinite(scores).all():
+        return float("nan")
+    return (float(mean_ranks(scores)[labels == 1].sum()) - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def _numbers(name: str) -> Callable[[Array, Array], Array]:
+    """Outputs in the shape of the labels, where they differ by axes of length 1 only."""
+
+    def read(outputs: Array, labels: Array) -> Array:
+        _rows(outputs, labels, name)
+        if labels.dtype.kind not in "iubf" or outputs.dtype.kind not in "iubf":
+            raise SourceError(f"metric {name}: outputs are {outputs.dtype}, labels {labels.dtype}; wanted numbers")
+        if [size for size in outputs.shape[1:] if size != 1] != [size for size in labels.shape[1:] if size != 1]:
+            raise SourceError(
+                f"metric {name}: outputs have shape {list(outputs.shape)}, labels {list(labels.shape)}; wanted the same"
+            )
+        return outputs.reshape(labels.shape).astype(float)
+
+    return read
+
+
+def _mae(answers: Array, labels: Array) -> Array:
+    errors: Array = np.abs(answers - labels).reshape(len(labels), -1).mean(axis=1)
+    return -errors
+
+
+def _rmse(answers: Array, labels: Array) -> float:
+    return -float(np.sqrt(np.mean(np.square(answers - labels))))
+
+
+def _spearman(answers: Array, labels: Array) -> float:
+    if not np.isfinite(answers).all():
+        return float("nan")
+    return correlation(mean_ranks(answers.ravel()), mean_ranks(labels.ravel()))
+
+
+_METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("top1", "right", _classes("top1"), _equal),
+        Metric("f1", "set", _classes("f1"), _f1),
+        Metric("auc", "set", _positive_scores, _auc),
+        Metric("mae", "score", _numbers("mae"), _mae),
+        Metric("rmse", "set", _numbers("rmse"), _rmse),
+        Metric("spearman", "set", _numbers("spearman"), _spearman),
+    )
+}

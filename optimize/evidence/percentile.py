@@ -1,0 +1,205 @@
+"""A latency percentile held against its limit by counting calls over it: exact, and without any shape of the distribution.
+
+If the percentile p were at the limit, the calls over it would be Bin(n, 1 - p). Few of them prove the percentile within, many
+prove it over. The rule holds for independent calls; where consecutive calls are alike, the block rule judges instead.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from optimize.evidence.binomial import (
+    at_least,
+    at_most,
+    fewest,
+    least_hits,
+    most_hits,
+    samples_to_show_less,
+    samples_to_show_more,
+)
+from optimize.evidence.blocks import BLOCKS, block_rule, split_blocks
+from optimize.evidence.finding import Finding, finite, settling
+from optimize.evidence.quantile import named, quantile
+from optimize.evidence.ranks import correlation, mean_ranks
+from optimize.manifest import Outcome
+
+Latencies = npt.NDArray[np.floating[Any]]
+
+ALPHA = 0.05
+LOOKS = (408, 1228, 4000)
+MIN_PROCESSES = 5
+SAME_SIDE_SHARE = 0.8
+MAX_AUTOCORRELATION = 0.3
+CORRELATED_BLOCK_CALLS = LOOKS[-1] // BLOCKS
+
+
+def percentile_rule(violations: int, n: int, percentile: float, alpha: float = ALPHA) -> Outcome:
+    """PASS if P(Bin(n, 1-p) <= violations) <= alpha, FAIL if P(Bin(n, 1-p) >= violations) <= alpha, else INCONCLUSIVE."""
+    share = 1.0 - percentile
+    if at_most(violations, n, share) <= alpha:
+        return "PASS"
+    return "FAIL" if at_least(violations, n, share) <= alpha else "INCONCLUSIVE"
+
+
+def min_calls(percentile: float) -> int:
+    """The fewest calls that can show anything of a percentile, and so the fewest it is printed for: 299 for p99, 5 for p50."""
+    return fewest(0, 1.0 - percentile, ALPHA)
+
+
+def percentile_bounds(latencies_ms: Latencies, percentile: float, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of the percentile, each at `confidence`: two of the latencies, chosen by their rank alone.
+
+    The upper bound is infinite where there are too few calls for one, the lower 0. They agree with :func:`percentile_rule`: the upper
+    bound is within a limit exactly when the rule passes, the lower is over it exactly when the rule fails (David and Nagaraja, Order
+    Statistics, 3rd ed., section 7.1).
+    """
+    ordered = np.sort(latencies_ms)
+    n, share, alpha = len(ordered), 1.0 - percentile, 1.0 - confidence
+    upper, lower = n - most_hits(n, share, alpha), n + 1 - least_hits(n, share, alpha)
+    return (
+        float(ordered[lower - 1]) if lower >= 1 else 0.0,
+        float(ordered[upper - 1]) if upper <= n else math.inf,
+    )
+
+
+def lag1_autocorrelation(values: npt.NDArray[np.floating[Any]]) -> float:
+    """Correlation of each value's rank with the next one's: how alike consecutive calls are; 0 where all are equal.
+
+    Ranks, since one outlier would hide the likeness of all other calls from a plain correlation.
+    """
+    if len(values) < 3:
+        return 0.0
+    ranks = mean_ranks(values)
+    found = correlation(ranks[:-1], ranks[1:])
+    return found if math.isfinite(found) else 0.0
+
+
+def one_look(
+    latencies_ms: Latencies, limit_ms: float, percentile: float, alpha: float = ALPHA, noise: float = 0.0
+) -> Finding:
+    """Judge independent calls once.
+
+    `noise` is the machine's own, as a share: the limit is tightened by it for PASS and widened by it for FAIL. `low` and `high` are
+    bounds of the percentile at confidence 1 - alpha.
+    """
+    latencies = np.asarray(latencies_ms, float)
+    n = len(latencies)
+    to_pass, to_fail = _over(latencies, limit_ms * (1.0 - noise)), _over(latencies, limit_ms * (1.0 + noise))
+    verdict: Outcome = "INCONCLUSIVE"
+    if percentile_rule(to_pass, n, percentile, alpha) == "PASS":
+        verdict = "PASS"
+    elif percentile_rule(to_fail, n, percentile, alpha) == "FAIL":
+        verdict = "FAIL"
+    needed = _needed(to_pass, to_fail, n, percentile, alpha) if verdict == "INCONCLUSIVE" else None
+    observed, low, high = _estimate(latencies, percentile, alpha)
+    evidence = f"{_over(latencies, limit_ms):,} of {n:,} calls over {limit_ms:g} ms, {_shown(observed, n, percentile)}"
+    if noise:
+        evidence += f", limit tightened and widened by the machine's own noise of {noise:.1%}"
+    if verdict == "INCONCLUSIVE":
+        evidence += f"; {settling(needed, 'calls')}"
+    return Finding(verdict, observed, low, high, n, evidence, needed)
+
+
+def look(
+    latencies_ms: Latencies, limit_ms: float, percentile: float, *, looks: Sequence[int] = LOOKS, noise: float = 0.0
+) -> Finding:
+    """Judge the calls so far at the last look that they reach, with an equal part of alpha for each look.
+
+    Looks are fixed beforehand and the caller stops at the first PASS or FAIL, so calls beyond a look wait for the next one. Where
+    consecutive calls are alike the block rule judges, once the last look is reached.
+    """
+    latencies = np.asarray(latencies_ms, float)
+    reached = sum(size <= len(latencies) for size in looks)
+    if not reached:
+        evidence = f"{len(latencies):,} calls; the first look is at {looks[0]:,}"
+        return Finding("INCONCLUSIVE", None, None, None, len(latencies), evidence, looks[0])
+    judged = latencies[: looks[reached - 1]]
+    likeness = lag1_autocorrelation(judged)
+    if likeness > MAX_AUTOCORRELATION:
+        return _by_blocks(split_blocks(judged), limit_ms, percentile, noise, likeness)
+    found = one_look(judged, limit_ms, percentile, ALPHA / len(looks), noise)
+    if found.verdict != "INCONCLUSIVE" or reached == len(looks):
+        return found
+    following = looks[reached]
+    return msgspec.structs.replace(
+        found,
+        needed=max(found.needed or following, following),
+        evidence=f"{found.evidence}, next look at {following:,}",
+    )
+
+
+def pooled(
+    processes: Sequence[Latencies], limit_ms: float, percentile: float, noise: float = 0.0, alpha: float = ALPHA
+) -> Finding:
+    """Judge a finalist that ran in several fresh processes: all calls together, and most processes must agree.
+
+    At least 5 processes, each with the calls that its percentile is printed for; the observed percentile of 4 in 5 of them must be on
+    the side of the limit that the pooled verdict names, else INCONCLUSIVE. Where consecutive calls of a process are alike, the
+    halves of all processes are blocks, and the block rule judges.
+    """
+    runs = [np.asarray(run, float) for run in processes]
+    calls = sum(map(len, runs))
+    least = min_calls(percentile)
+    if len(runs) < MIN_PROCESSES or min(map(len, runs)) < least:
+        needed = max(len(runs), MIN_PROCESSES) * least
+        evidence = (
+            f"{len(runs)} processes, {calls:,} calls; wanted {MIN_PROCESSES} processes of at least {least:,} calls each"
+        )
+        return Finding("INCONCLUSIVE", None, None, None, calls, evidence, needed)
+    likeness = float(np.median([lag1_autocorrelation(run) for run in runs]))
+    if likeness > MAX_AUTOCORRELATION:
+        halves = [half for run in runs for half in split_blocks(run, 2)]
+        return _by_blocks(halves, limit_ms, percentile, noise, likeness)
+    found = one_look(np.concatenate(runs), limit_ms, percentile, alpha, noise)
+    within = sum(quantile(run, percentile) <= limit_ms for run in runs)
+    evidence = f"{found.evidence}; {named(percentile)} within the limit in {within} of {len(runs)} processes"
+    agreeing = within if found.verdict == "PASS" else len(runs) - within
+    if found.verdict != "INCONCLUSIVE" and agreeing < SAME_SIDE_SHARE * len(runs):
+        evidence += ", too few to confirm the pooled calls: more or longer processes would settle it"
+        return msgspec.structs.replace(found, verdict="INCONCLUSIVE", evidence=evidence, needed=2 * calls)
+    return msgspec.structs.replace(found, evidence=evidence)
+
+
+def _by_blocks(
+    blocks: Sequence[Latencies], limit_ms: float, percentile: float, noise: float, likeness: float
+) -> Finding:
+    """The block rule for calls in process, with the limit tightened for PASS and widened for FAIL."""
+    tightened = block_rule(blocks, limit_ms * (1.0 - noise), percentile, CORRELATED_BLOCK_CALLS)
+    widened = block_rule(blocks, limit_ms * (1.0 + noise), percentile, CORRELATED_BLOCK_CALLS)
+    found = widened if widened.verdict == "FAIL" else tightened
+    if found.verdict == "FAIL" != widened.verdict:
+        found = msgspec.structs.replace(found, verdict="INCONCLUSIVE")
+    reason = f"consecutive calls are alike (autocorrelation {likeness:.2f}), so blocks judge: "
+    return msgspec.structs.replace(found, evidence=reason + found.evidence)
+
+
+def _over(latencies: Latencies, limit_ms: float) -> int:
+    return int(np.count_nonzero(latencies > limit_ms))
+
+
+def _estimate(latencies: Latencies, percentile: float, alpha: float) -> tuple[float | None, float | None, float | None]:
+    """The percentile and its bounds, or nothing below the calls that it may be printed for."""
+    if len(latencies) < min_calls(percentile):
+        return None, None, None
+    low, high = percentile_bounds(latencies, percentile, 1.0 - alpha)
+    return finite(quantile(latencies, percentile)), finite(low), finite(high)
+
+
+def _shown(observed: float | None, n: int, percentile: float) -> str:
+    if n < min_calls(percentile):
+        return f"too few for a {named(percentile)}"
+    return f"{named(percentile)} {observed:.3g} ms" if observed is not None else f"{named(percentile)} is a failed call"
+
+
+def _needed(to_pass: int, to_fail: int, n: int, percentile: float, alpha: float) -> int | None:
+    """Calls that would settle it if the shares over the tightened and the widened limit stay what they are."""
+    share = 1.0 - percentile
+    if to_fail > share * n:
+        needed = samples_to_show_more(share, to_fail / n, alpha)
+    else:
+        needed = samples_to_show_less(share, to_pass / n, alpha) if to_pass < share * n else None
+    return None if needed is None else max(needed, n + 1)

@@ -1,0 +1,21 @@
+"""Ranks of values, equal ones sharing the mean of theirs: what AUC, Spearman's correlation and the autocorrelation are made of."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def mean_ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Rank of each value from 1; ties share the mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    shared: npt.NDArray[np.float64] = (last - (counts - 1) / 2.0)[inverse]
+    return shared
+
+
+def correlation(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Pearson's correlation of two equally long arrays; not a number where one is constant."""
+    x, y = a - np.mean(a), b - np.mean(b)
+    scale = float(np.sqrt(np.dot(x, x) * np.dot(y, y)))
+    return float(np.dot(x, y)) / scale if scale > 0.0 else float("nan")
