@@ -1,0 +1,160 @@
+"""Make an ONNX graph that every recipe and runtime can read, without changing what it computes.
+
+Exporters leave traps that a quantiser steps over silently: weights in Constant nodes, values without a known type, local
+functions, and output names that are defined twice. :func:`prepare` clears them and says what it cannot clear.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import inliner, numpy_helper
+
+from optimize.errors import SourceError
+from optimize.recipes import storage, types
+
+QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators whose weights and arithmetic have 8-bit kernels."""
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def prepare(source: Path, target: Path) -> tuple[str, ...]:
+    """Write the FP32 model at `source` in a form that recipes can work on, and return notes on what they cannot reach.
+
+    Names of inputs and outputs stay. Weights beyond protobuf's limit are written beside `target`, under their digest.
+
+    Raises:
+        SourceError: The model is not ONNX, is contradictory, or uses an operator that onnxruntime does not have.
+    """
+    model, notes = normalised(source)
+    storage.write(model, target)
+    return notes
+
+
+def normalised(source: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The prepared model in memory, with the notes of :func:`prepare`; preparing it again changes nothing."""
+    model = storage.read(source)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    rename_redefined(model.graph)
+    lift_constants(model.graph)
+    types.complete(model)
+    return model, tuple(body_notes(model.graph))
+
+
+def rename_redefined(graph: onnx.GraphProto) -> None:
+    """Give inner values that share an output's name a name of their own.
+
+    An exporter that is told to name an output `add` may already have an inner value `add`. Nodes stand in execution order, so
+    a read before the output's definition means the inner value.
+
+    Raises:
+        SourceError: A later node reads the name too, so that it cannot be told which value is meant.
+    """
+    outer = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    written = Counter(name for node in graph.node for name in node.output if name)
+    for name in [name for name, count in written.items() if count > 1 or name in outer]:
+        last = max(index for index, node in enumerate(graph.node) if name in node.output)
+        reads_later = any(name in _reads(node) for node in graph.node[last + 1 :])
+        if name in outer or reads_later or name not in {value.name for value in graph.output}:
+            raise SourceError(
+                f"value {name!r} is defined more than once in the graph; export the model with other output names"
+            )
+        fresh = _fresh_name(graph, name)
+        for node in graph.node[:last]:
+            _rename(node, name, fresh)
+        _rename_reads(graph.node[last], name, fresh)
+
+
+def lift_constants(graph: onnx.GraphProto) -> None:
+    """Make an initialiser of every Constant node, since quantisers look for weights among initialisers alone."""
+    outputs = {value.name for value in graph.output}
+    kept = []
+    for node in graph.node:
+        tensor = _constant_value(node) if node.output[0] not in outputs else None
+        if tensor is None:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def body_notes(graph: onnx.GraphProto) -> Iterator[str]:
+    """A note on quantisable nodes inside If, Loop and Scan bodies, which no recipe reaches."""
+    inside = Counter(
+        node.op_type
+        for owner in graph.node
+        for body in bodies(owner)
+        for node in walk(body)
+        if node.op_type in QUANTISABLE
+    )
+    for op_type, count in sorted(inside.items()):
+        yield f"{count} {op_type} inside If, Loop or Scan bodies stay in fp32"
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs that a node holds: branches of an If, the body of a Loop or Scan."""
+    return [graph for attribute in node.attribute for graph in [*attribute.graphs, *_single(attribute)]]
+
+
+def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph and of the bodies inside it."""
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from walk(body)
+
+
+def _single(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []
+
+
+def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    match attribute.name:
+        case "value":
+            copy = onnx.TensorProto()
+            copy.CopyFrom(attribute.t)
+            return copy
+        case "value_float" | "value_floats":
+            return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), np.float32))
+        case "value_int" | "value_ints":
+            return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), np.int64))
+    return None  # strings and sparse tensors are no weights
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names that a node reads, itself or from within its bodies."""
+    return set(node.input).union(*(_reads(inner) for body in bodies(node) for inner in body.node), _body_outputs(node))
+
+
+def _body_outputs(node: onnx.NodeProto) -> Iterable[str]:
+    return [value.name for body in bodies(node) for value in body.output]
+
+
+def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
+    _rename_reads(node, old, new)
+    node.output[:] = [new if name == old else name for name in node.output]
+
+
+def _rename_reads(node: onnx.NodeProto, old: str, new: str) -> None:
+    node.input[:] = [new if name == old else name for name in node.input]
+    for body in bodies(node):
+        for inner in body.node:
+            _rename(inner, old, new)
+        for value in body.output:
+            value.name = new if value.name == old else value.name
+
+
+def _fresh_name(graph: onnx.GraphProto, name: str) -> str:
+    taken = {other for node in walk(graph) for other in (*node.input, *node.output)}
+    taken |= {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
+    return next(fresh for number in range(len(taken) + 1) if (fresh := f"{name}_inner{number or ''}") not in taken)
