@@ -1,0 +1,433 @@
+"""Answer many callers with few executions: an asyncio front, one worker thread per session, and the policy between them.
+
+A batch is formed when a slot (a session that runs nothing) is free, never before, and an idle slot never waits for company. A worker
+that ends an execution takes the next batch by itself, so that a session does not stand idle while the event loop is busy; the loop is
+called once per execution, with all its answers. The model never runs on the loop.
+
+What a caller may be told instead of an answer:
+
+    Rejected
+    ├── QueueFull          too many rows wait; try again in `retry_after_s`
+    ├── DeadlineExceeded   cannot be met (never run), ended in the queue (never run), or ended while it ran
+    └── Closed             draining or closed
+"""
+
+import asyncio
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Literal, NamedTuple, NoReturn, Self, get_args
+
+from optimize.errors import ProveserveError
+from optimize.manifest import Signature
+from optimize.runtime.curve import Curve
+from optimize.runtime.joining import Joining, Shape
+from optimize.runtime.policy import DEFAULT_AGEING_S, Forecast, Queue, Waiting
+from optimize.runtime.session import Array, Arrays, Session
+
+# A caller is never asked to come back sooner than this, however short the queue is.
+MIN_RETRY_AFTER_S = 0.01
+# Executions that a failed batch of n requests may cost on top, per halving (log2 n): resolves every batch of up to 16 requests, and
+# any number of requests of which up to four fail.
+BISECTION_RUNS_PER_HALVING = 8
+_CLOSED = "the server is shutting down; try another one"
+
+
+class Rejected(ProveserveError):  # noqa: N818 - says what happened to the request, as its kinds do
+    """The request was not answered, through no fault of the model."""
+
+
+class QueueFull(Rejected):
+    """Too many rows wait already."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(Rejected):
+    """No answer can be given, or was given, by the deadline."""
+
+
+class Closed(Rejected):
+    """The batcher takes no requests any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request's own rows of the outputs, and what they cost."""
+
+    outputs: Arrays
+    queue_s: float
+    execution_s: float
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class BatcherOptions:
+    """Bounds of one model's batcher.
+
+    `max_batch` rows share an execution at most, within what the signature allows; `max_queue_rows` rows wait at most while all
+    slots are busy; a request without a deadline gets `default_timeout_s`; one that waited `ageing_s` is helped past more urgent ones.
+    """
+
+    max_batch: int
+    max_queue_rows: int
+    default_timeout_s: float
+    ageing_s: float = DEFAULT_AGEING_S
+
+
+Outcome = Literal["answered", "failed", "cancelled", "queue_full", "infeasible", "expired", "late", "closed"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of all requests so far, and what the sessions did for them."""
+
+    calls: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(get_args(Outcome), 0))
+    executions: int = 0
+    failed_executions: int = 0
+    failures_in_a_row: int = 0
+    rows: int = 0
+    busy_s: float = 0.0
+
+
+class _Call(Waiting):
+    """One request and the future of its caller."""
+
+    __slots__ = ("future", "inputs", "timer")
+
+    def __init__(
+        self,
+        order: tuple[int, float, int],
+        arrived: float,
+        rows: int,
+        group: Hashable,
+        shape: Shape,
+        forecast: Forecast,
+        inputs: Mapping[str, Array],
+        future: asyncio.Future[Answer],
+    ) -> None:
+        super().__init__(order, arrived, rows, group, shape, forecast)
+        self.inputs = inputs
+        self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class _Settled(NamedTuple):
+    """What one caller is to be told, and how it is counted."""
+
+    call: _Call
+    result: Answer | Exception
+    outcome: Outcome
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    """One session and its worker. Of a batch that failed, `halves` are still to be run, and `runs_left` more may be cut."""
+
+    session: Session
+    inbox: SimpleQueue[list[_Call] | None] = field(default_factory=SimpleQueue)
+    busy_until: float = 0.0
+    halves: deque[list[_Call]] = field(default_factory=deque)
+    runs_left: int = 0
+
+
+class Batcher:
+    """Batches the requests of one model over its sessions. Lives on one event loop, inside `async with`."""
+
+    def __init__(
+        self,
+        sessions: Sequence[Session],
+        signature: Signature,
+        curve: Curve,
+        options: BatcherOptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options = options
+        self.counters = Counters()
+        self._clock = clock
+        self._joining = Joining(signature)
+        self._forecast = Forecast(curve, self._joining.dims, min(options.max_batch, signature.max_batch))
+        self._queue: Queue[_Call] = Queue(self._forecast, joinable=signature.batchable, ageing_s=options.ageing_s)
+        self._sequence = itertools.count()
+        # Guards the queue, the slots and what is counted per execution: all that the workers share with the loop.
+        self._lock = threading.Lock()
+        self._slots = [_Slot(session) for session in sessions]
+        self._idle: list[_Slot] = []
+        self._threads: list[threading.Thread] = []
+        self._open = False
+        self._unsettled = 0
+        self._running = 0
+        self._quiet = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._idle = list(self._slots)
+        self._threads = [
+            threading.Thread(target=self._work, args=(slot,), name=f"batcher-{number}", daemon=True)
+            for number, slot in enumerate(self._slots)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for a slot."""
+        return self._queue.rows
+
+    @property
+    def running(self) -> int:
+        """Executions under way, one a slot at most."""
+        return self._running
+
+    @property
+    def drift(self) -> float:
+        """How many times the curve's p95 an execution takes lately (a running mean)."""
+        return self._forecast.drift
+
+    async def submit(
+        self, inputs: Mapping[str, Array], rows: int, *, deadline: float | None = None, priority: int = 0
+    ) -> Answer:
+        """Answer one request of `rows` rows, whose inputs have passed `check_inputs`.
+
+        `deadline` is a time of the batcher's clock; a lower `priority` is more urgent. Cancelling the caller frees its place.
+
+        Raises:
+            QueueFull, DeadlineExceeded, Closed: The request is not answered; see the module's text.
+            Exception: What the session raised for this request's own rows.
+        """
+        call = self._admit(inputs, rows, deadline, priority)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self._withdraw(call)
+            raise
+
+    async def drain(self) -> None:
+        """Refuse what comes from now on, and wait until all that was accepted is answered."""
+        self._open = False
+        self._notice_quiet()
+        await self._quiet.wait()
+
+    async def close(self) -> None:
+        """Refuse what comes or waits, let running executions end, and end the threads."""
+        self._open = False
+        with self._lock:
+            waiting = list(self._queue)
+            for call in waiting:
+                self._queue.discard(call)
+        self._deliver([_Settled(call, Closed(_CLOSED), "closed") for call in waiting])
+        await self.drain()
+        for slot in self._slots:
+            slot.inbox.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    # On the loop: admission, expiry, cancellation, delivery.
+
+    def _admit(self, inputs: Mapping[str, Array], rows: int, deadline: float | None, priority: int) -> _Call:
+        """Start a request at once, let it wait, or refuse it."""
+        if not self._open:
+            self.counters.calls["closed"] += 1
+            raise Closed(_CLOSED)
+        now = self._clock()
+        if deadline is None:
+            deadline = now + self.options.default_timeout_s
+        shape = self._joining.shape(inputs)
+        group = self._joining.group(inputs, shape)
+        order = (priority, deadline, next(self._sequence))
+        call = _Call(order, now, rows, group, shape, self._forecast, inputs, self._loop.create_future())
+        if call.lost(now):
+            self._refuse_infeasible(call, now, call.alone_s)
+        with self._lock:
+            if self._idle:
+                self._start(self._idle.pop(), call, now)
+            else:
+                self._enqueue(call, now)
+        self._unsettled += 1
+        if deadline < math.inf:
+            call.timer = self._loop.call_later(deadline - now, self._expire, call)
+        return call
+
+    def _start(self, slot: _Slot, call: _Call, now: float) -> None:
+        self._running += 1
+        slot.busy_until = now + self._forecast.expected_s(call.rows, call.shape)
+        slot.inbox.put([call])
+
+    def _enqueue(self, call: _Call, now: float) -> None:
+        remaining_s = [max(0.0, slot.busy_until - now) for slot in self._slots]
+        queued, bound = self._queue.rows, self.options.max_queue_rows
+        if queued + call.rows > bound:
+            self.counters.calls["queue_full"] += 1
+            retry_after_s = max(self._queue.drain_s(remaining_s), MIN_RETRY_AFTER_S)
+            raise QueueFull(
+                f"{queued} rows wait, and {call.rows} more would exceed {bound}; try again in {retry_after_s:.3f} s",
+                retry_after_s,
+            )
+        needed_s = self._queue.wait_s(call, remaining_s) + call.alone_s
+        if now + needed_s > call.deadline:
+            self._refuse_infeasible(call, now, needed_s)
+        self._queue.add(call)
+
+    def _refuse_infeasible(self, call: _Call, now: float, needed_s: float) -> NoReturn:
+        self.counters.calls["infeasible"] += 1
+        left_s = max(call.deadline - now, 0.0)
+        raise DeadlineExceeded(f"{left_s:.3f} s are left, but an answer would take {needed_s:.3f} s; allow more time")
+
+    def _expire(self, call: _Call) -> None:
+        """The timer of one request: refuse it if its deadline has passed on the batcher's clock."""
+        now = self._clock()
+        if now < call.deadline:
+            call.timer = self._loop.call_later(call.deadline - now, self._expire, call)
+            return
+        with self._lock:
+            waited = self._queue.discard(call)
+        self._deliver([_expired(call) if waited else _late(call)])
+
+    def _withdraw(self, call: _Call) -> None:
+        """The caller has gone: free its place, or drop the answer if it runs already."""
+        if not call.future.cancelled():
+            call.future.exception()  # settled in the same moment: an error that nobody fetches would be logged as lost
+            return
+        with self._lock:
+            self._queue.discard(call)
+        self.counters.calls["cancelled"] += 1
+        self._release(call)
+        self._notice_quiet()
+
+    def _deliver(self, settled: Sequence[_Settled]) -> None:
+        """Hand answers and errors to their callers; who has gone or been refused meanwhile is passed over."""
+        for call, result, outcome in settled:
+            if call.future.done():
+                continue
+            self.counters.calls[outcome] += 1
+            self._release(call)
+            if isinstance(result, Answer):
+                call.future.set_result(result)
+            else:
+                call.future.set_exception(result)
+        self._notice_quiet()
+
+    def _release(self, call: _Call) -> None:
+        self._unsettled -= 1
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+
+    def _notice_quiet(self) -> None:
+        if not self._open and not self._unsettled and not self._running:
+            self._quiet.set()
+
+    # On the worker threads.
+
+    def _work(self, slot: _Slot) -> None:
+        """A worker's life: run a batch, take the next one or lie idle, hand over the answers."""
+        batch = slot.inbox.get()
+        while batch is not None:
+            settled = self._execute(slot, batch)
+            batch = self._next(slot, settled)
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, settled)
+            except RuntimeError:
+                return  # the loop was closed before the batcher: nobody is left to answer
+            if not batch:
+                batch = slot.inbox.get()
+
+    def _next(self, slot: _Slot, settled: list[_Settled]) -> list[_Call]:
+        """What this slot runs next: the rest of a failed batch, else what the queue gives; with nothing it lies idle."""
+        with self._lock:
+            now = self._clock()
+            batch: list[_Call] = []
+            while slot.halves and not batch:
+                present = [call for call in slot.halves.popleft() if not call.future.done()]
+                batch = [call for call in present if not call.lost(now)]
+                settled.extend(_late(call) for call in present if call.lost(now))
+            if not batch:
+                batch, lost = self._queue.take(now)
+                settled.extend(map(_expired, lost))
+                slot.runs_left = BISECTION_RUNS_PER_HALVING * len(batch).bit_length()
+            if batch:
+                slot.busy_until = now + self._forecast.expected_s(*_extent(batch))
+            else:
+                self._running -= 1
+                self._idle.append(slot)
+            return batch
+
+    def _execute(self, slot: _Slot, batch: list[_Call]) -> list[_Settled]:
+        """Run one batch: its answers, or what its failure settles."""
+        rows, shape = _extent(batch)
+        started = self._clock()
+        try:
+            outputs = slot.session.run(self._joining.join([call.inputs for call in batch]))
+            execution_s = self._clock() - started
+            parts = self._joining.split(outputs, [call.rows for call in batch], [call.shape for call in batch])
+        except BaseException as error:  # noqa: BLE001 - whatever a session raises belongs to its callers; the worker lives on
+            with self._lock:
+                self._count(rows, self._clock() - started, failures=self.counters.failures_in_a_row + 1)
+            return _blame(slot, batch, _presentable(error))
+        with self._lock:
+            self._count(rows, execution_s, failures=0)
+            self._forecast.observe(rows, shape, execution_s)
+        return [
+            _Settled(call, Answer(part, started - call.arrived, execution_s, rows), "answered")
+            for call, part in zip(batch, parts, strict=True)
+        ]
+
+    def _count(self, rows: int, execution_s: float, failures: int) -> None:
+        counters = self.counters
+        counters.executions += 1
+        counters.rows += rows
+        counters.busy_s += execution_s
+        counters.failures_in_a_row = failures
+        counters.failed_executions += failures > 0
+
+
+def _blame(slot: _Slot, batch: list[_Call], error: Exception) -> list[_Settled]:
+    """Who answers for a failed execution: a lone request itself; of several, whoever fails again when run in halves."""
+    if len(batch) > 1 and slot.runs_left >= 2:
+        slot.runs_left -= 2
+        middle = len(batch) // 2
+        slot.halves.extend((batch[:middle], batch[middle:]))
+        return []
+    return [_Settled(call, error, "failed") for call in batch]
+
+
+def _expired(call: _Call) -> _Settled:
+    allowed_s = call.deadline - call.arrived
+    return _Settled(call, DeadlineExceeded(f"not run within the {allowed_s:.3f} s it had; allow more time"), "expired")
+
+
+def _late(call: _Call) -> _Settled:
+    allowed_s = call.deadline - call.arrived
+    return _Settled(
+        call, DeadlineExceeded(f"still running after the {allowed_s:.3f} s it had; allow more time"), "late"
+    )
+
+
+def _extent(batch: Sequence[_Call]) -> tuple[int, Shape]:
+    """Rows and joint shape of a batch."""
+    if len(batch) == 1:
+        return batch[0].rows, batch[0].shape
+    return sum(call.rows for call in batch), tuple(map(max, *(call.shape for call in batch)))
+
+
+def _presentable(error: BaseException) -> Exception:
+    """The session's error as one that a future can carry and that ends nothing but its own request."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(f"the model raised {type(error).__name__}: {error}")
