@@ -1,0 +1,15 @@
+"""Serve published models over gRPC, score files with them.
+
+codec       messages <-> numpy arrays
+client      calls as dicts of arrays
+status      what went wrong -> gRPC codes
+health      what grpc.health.v1 reports
+hosting     the models of one process: opened, checked, batched, found
+servicer    the protocol's methods
+routes      how calls reach them: a bare grpc.aio server, or Ray Serve
+plan        what one service runs, and where
+hardening   every change to Ray's defaults and internals
+deployment  what runs in a replica
+app         a service from start to end
+cli         `optimize serve`
+"""

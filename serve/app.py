@@ -1,0 +1,84 @@
+"""A service on Ray Serve from start to end."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
+import ray
+import ray.serve
+from ray.serve.config import ProxyLocation, gRPCOptions
+from ray.serve.schema import LoggingConfig
+
+from optimize.errors import ArtifactError
+from serve import hardening
+from serve.deployment import ModelServer
+from serve.plan import Plan
+
+NAME = "proveserve"
+DRAIN_TIMEOUT_S = 60.0
+_MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way that clients understand
+_OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
+_PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.ArtifactError: (.+)")
+
+
+# Serve tells of its own start as INFO, whatever it is asked for; what goes wrong reaches the user as an error.
+logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def build(plan: Plan) -> ray.serve.Application:
+    """The application: every replica opens every model of the plan, checks it, and answers on a port of its own."""
+    deployment = ray.serve.deployment(ModelServer).options(
+        name="models",
+        num_replicas=plan.replicas,
+        max_ongoing_requests=_MAX_ONGOING,
+        max_constructor_retry_count=1,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        ray_actor_options={"num_cpus": 1},
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+    )
+    return deployment.bind(plan)
+
+
+@contextlib.contextmanager
+def running(plan: Plan) -> Iterator[None]:
+    """Start Ray, Serve and the application; on the way out drain it and stop all of them.
+
+    Raises:
+        ArtifactError: A model cannot be served as it was published.
+    """
+    try:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            runtime_env={"worker_process_setup_hook": hardening.WORKER_HOOK},
+            _node_ip_address="127.0.0.1",
+        )
+        ray.serve.start(
+            proxy_location=ProxyLocation.Disabled,
+            grpc_options=gRPCOptions(port=plan.port, grpc_servicer_functions=["serve.hardening.add_services"]),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        )
+        handle = _run(plan)
+        try:
+            yield
+        finally:
+            handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S)
+            ray.serve.shutdown()
+    finally:
+        ray.shutdown()
+
+
+def _run(plan: Plan) -> ray.serve.handle.DeploymentHandle:
+    try:
+        return ray.serve.run(build(plan), name=NAME, route_prefix=None)
+    except RuntimeError as error:
+        status = ray.serve.status().applications[NAME]
+        messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
+        found = [line for message in messages for line in _PUBLISHED_PROBLEM.findall(message)]
+        if not found:
+            raise
+        raise ArtifactError(found[-1]) from error

@@ -1,0 +1,123 @@
+"""The command `optimize serve`."""
+
+import errno
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from optimize.errors import Exit, UserError
+from optimize.manifest import Manifest
+from optimize.registry import Registry
+from serve.plan import Plan
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 9000
+
+
+def serve(
+    registry: Annotated[
+        Path, typer.Option(help="Registry that `optimize export` published to.", file_okay=False)
+    ] = Path("artifacts"),
+    model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated. Default: all.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
+    port: Annotated[
+        int, typer.Option(help="Port of the first replica; 0 picks a free one.", min=0, max=65535)
+    ] = DEFAULT_PORT,
+    replicas: Annotated[int, typer.Option(help="Processes that serve, each on a port of its own.", min=1)] = 1,
+) -> Exit:
+    """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
+    from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
+
+    published = Registry(registry.absolute())
+    manifests = [published.load(name) for name in chosen_models(published.models(), model or [], registry)]
+    for manifest in manifests:
+        published.model_file(manifest)
+    first = free_ports(host, port, replicas)
+    plan = Plan(published.root, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas)
+    os.environ.update(hardening.environment(plan))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts, both signals interrupt it
+    from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
+
+    with app.running(plan):
+        stop = _stop_on_signals()
+        for manifest in manifests:
+            typer.echo(ready_line(manifest, plan))
+        stop.wait()
+        typer.echo("draining: finishing the accepted calls", err=True)
+    return Exit.OK
+
+
+def chosen_models(published: list[str], asked: list[str], registry: Path) -> list[str]:
+    """The asked models, each once, or every published one.
+
+    Raises:
+        UserError: Nothing is published, or not what was asked for.
+    """
+    if not published:
+        raise UserError(
+            f"{registry}: no model is published there; publish one with `optimize export`, or name yours with --registry"
+        )
+    unknown = [name for name in asked if name not in published]
+    if unknown:
+        raise UserError(f"model {unknown[0]!r} is not published in {registry}; wanted one of {', '.join(published)}")
+    return list(dict.fromkeys(asked)) or published
+
+
+def free_ports(host: str, port: int, count: int) -> int:
+    """The first of `count` consecutive free ports: `port`, or one that the system picks where it is 0.
+
+    Raises:
+        UserError: A port is in use, or the address is not this machine's.
+    """
+    first = port or _bind(host, 0)
+    for index in range(count if port else 0):
+        _bind(host, first + index)
+    return first
+
+
+def ready_line(manifest: Manifest, plan: Plan) -> str:
+    """One line per model for people and for scripts: READY, the name, then key=value fields."""
+    passed = sum(verdict.verdict == "PASS" for verdict in manifest.verdicts)
+    fields = {
+        "version": manifest.version,
+        "candidate": manifest.candidate,
+        "digest": manifest.digest[:12],
+        "verdicts": f"{passed}/{len(manifest.verdicts)}",
+        "address": ",".join(plan.addresses),
+    }
+    return " ".join(["READY", manifest.model, *(f"{key}={value}" for key, value in fields.items())])
+
+
+def _bind(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} on {host} is in use; choose another with --port, or stop what listens there"
+            ) from None
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and --port"
+        ) from None
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set; ray has put handlers of its own in place by now."""
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    return stop

@@ -1,0 +1,21 @@
+"""What one service runs: which versions of which models, and where it listens."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Plan(Struct, frozen=True):
+    """The registry's absolute path, the version of each model, and the addresses of the replicas."""
+
+    registry: Path
+    versions: dict[str, int]
+    host: str
+    port: int
+    replicas: int = 1
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Each replica's own address: consecutive ports, one a replica."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return tuple(f"{host}:{self.port + index}" for index in range(self.replicas))

@@ -1,0 +1,160 @@
+# ruff: noqa: N802 - the methods carry the protocol's names
+"""The protocol's methods, on parsed messages; they know neither the transport below nor Ray above.
+
+Each raises what went wrong; `serve.routes` turns that into a status.
+"""
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from optimize.errors import InputError
+from optimize.manifest import Manifest, TensorSpec
+from protos import open_inference_pb2 as pb
+from serve import codec
+from serve.hosting import Models
+from serve.status import Refused
+
+SERVER_NAME = "proveserve"
+_US = 1e6
+_PRIORITY_RANGE = range(2**16)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the transport knows of a call: its deadline on the monotonic clock, where it has one."""
+
+    deadline: float | None = None
+
+
+class Servicer:
+    """GRPCInferenceService and grpc.health.v1.Health over one set of models."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def ServerLive(self, _: pb.ServerLiveRequest, __: Call) -> pb.ServerLiveResponse:
+        """The process answers, so it is live."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: pb.ServerReadyRequest, __: Call) -> pb.ServerReadyResponse:
+        """Whether every model can be called."""
+        return pb.ServerReadyResponse(ready=self._models.ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
+        """Whether one model can be called; one that is not here cannot."""
+        try:
+            self._models.find(request.name, request.version)
+        except Refused:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self._models.health.is_serving(request.name))
+
+    async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Call) -> pb.ServerMetadataResponse:
+        """The server's name and version."""
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=importlib.metadata.version(SERVER_NAME))
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Call) -> pb.ModelMetadataResponse:
+        """What a model takes and gives, and the contract it is served under."""
+        manifest = self._models.find(request.name, request.version).manifest
+        return pb.ModelMetadataResponse(
+            name=manifest.model,
+            versions=[str(manifest.version)],
+            platform="onnxruntime_onnx",
+            inputs=[_tensor(spec) for spec in manifest.signature.inputs],
+            outputs=[_tensor(spec) for spec in manifest.signature.outputs],
+            properties=contract(manifest),
+        )
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        """One prediction."""
+        hosted = self._models.find(request.model_name, request.model_version)
+        started = time.perf_counter()
+        inputs = codec.read_inputs(request, hosted.input_datatypes)
+        names = codec.requested(request, list(hosted.output_datatypes))
+        rows = hosted.rows(inputs)
+        read_s = time.perf_counter() - started
+        deadline = _deadline(request, call)
+        async with asyncio.timeout_at(deadline):
+            answer = await hosted.batcher.submit(inputs, rows, deadline=deadline, priority=_priority(request))
+        started = time.perf_counter()
+        response = pb.ModelInferResponse(
+            model_name=hosted.manifest.model, model_version=str(hosted.manifest.version), id=request.id
+        )
+        codec.write_outputs(response, answer.outputs, names, hosted.output_datatypes)
+        parameters = response.parameters
+        parameters["queue_us"].int64_param = round(answer.queue_s * _US)
+        parameters["execution_us"].int64_param = round(answer.execution_s * _US)
+        parameters["codec_us"].int64_param = round((read_s + time.perf_counter() - started) * _US)
+        parameters["batch_rows"].int64_param = answer.batch_rows
+        return response
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, _: Call) -> health_pb2.HealthCheckResponse:
+        """The serving status of a model, or of the server as a whole."""
+        status = self._models.health.status(request.service)
+        if status is None:
+            raise Refused(grpc.StatusCode.NOT_FOUND, "no model of that name")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, _: Call
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The serving status now and after every change, until the server stops."""
+        async for status in self._models.health.watch(request.service):
+            yield health_pb2.HealthCheckResponse(status=status)
+
+
+def contract(manifest: Manifest) -> dict[str, str]:
+    """What a caller may rely on: the version, what it is made of, and each budget with what was measured."""
+    verdicts = {
+        f"verdict.{verdict.budget}": f"{verdict.verdict} limit={verdict.limit:g}"
+        + (f" observed={verdict.observed:g}" if verdict.observed is not None else "")
+        for verdict in manifest.verdicts
+    }
+    return {
+        "version": str(manifest.version),
+        "candidate": manifest.candidate,
+        "digest": manifest.digest,
+        "max_batch": str(manifest.signature.max_batch),
+        **verdicts,
+    }
+
+
+def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name,
+        datatype=codec.datatype_of(spec.dtype),
+        shape=[axis if isinstance(axis, int) else -1 for axis in spec.shape],
+    )
+
+
+def _deadline(request: pb.ModelInferRequest, call: Call) -> float | None:
+    """The sooner of the transport's deadline and the request's own `timeout`, in microseconds."""
+    timeout_us = _integer(request, "timeout")
+    if not timeout_us:
+        return call.deadline
+    asked = time.monotonic() + timeout_us / _US
+    return asked if call.deadline is None else min(asked, call.deadline)
+
+
+def _priority(request: pb.ModelInferRequest) -> int:
+    priority = _integer(request, "priority")
+    if priority not in _PRIORITY_RANGE:
+        raise InputError(f"parameter 'priority' is {priority}; wanted 0, the most urgent, to {_PRIORITY_RANGE[-1]}")
+    return priority
+
+
+def _integer(request: pb.ModelInferRequest, name: str) -> int:
+    """A request's whole-number parameter; 0 where it is not given."""
+    if name not in request.parameters:
+        return 0
+    parameter = request.parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, kind) if kind in {"int64_param", "uint64_param"} else -1
+    if value < 0:
+        raise InputError(f"parameter {name!r} is no whole number of 0 or more; wanted int64_param or uint64_param")
+    return int(value)
