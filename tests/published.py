@@ -48,7 +48,7 @@ def _model(nodes: list, dtype: int, width: int, weights: list | None = None) -> 
 
 
 def publish(root: Path, name: str, model: onnx.ModelProto, folder: Path, max_batch: int = MAX_BATCH) -> Manifest:
-    """Publish a one-input one-output model as the next version of `name` in the registry at `root`."""
+    """Publish a one-input model as the next version of `name` in the registry at `root`."""
     registry = Registry(root)
     path = folder / f"{name}.onnx"
     onnx.save(model, path)
@@ -58,9 +58,10 @@ def publish(root: Path, name: str, model: onnx.ModelProto, folder: Path, max_bat
         golden_path = folder / "golden.npz"
         arrays = {}
         for index in range(8):
-            x = np.full((1, spec.shape[1]), index).astype(spec.dtype)
-            arrays[f"in/{index}/x"] = x
-            arrays[f"out/{index}/y"] = session.run({"x": x})["y"]
+            x = np.full((1, spec.shape[1]), index).astype("U" if spec.dtype == "object" else spec.dtype)
+            arrays[f"in/{index}/{spec.name}"] = x
+            for name, answer in session.run({spec.name: x.astype(spec.dtype)}).items():
+                arrays[f"out/{index}/{name}"] = answer.astype("U") if spec.dtype == "object" else answer
         np.savez(golden_path, **arrays)
         signature = Signature(
             inputs=session.inputs, outputs=session.outputs, dims={"batch": Dim(min=1, opt=1, max=max_batch)}
