@@ -7,18 +7,39 @@ functions, and output names that are defined twice. :func:`prepare` clears them 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner, numpy_helper
+from onnx import helper, inliner, numpy_helper
 
 from optimize.errors import SourceError
 from optimize.recipes import storage, types
 
-QUANTISABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators whose weights and arithmetic have 8-bit kernels."""
+ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators with 8-bit arithmetic, for whose sake a graph is quantised."""
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class Names:
+    """Names that are taken in a graph and its bodies."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        graphs = [graph, *(body for node in walk(graph) for body in bodies(node))]
+        self._taken = {tensor.name for inner in graphs for tensor in inner.initializer}
+        self._taken |= {value.name for inner in graphs for value in (*inner.input, *inner.output)}
+        self._taken |= {name for node in walk(graph) for name in (node.name, *node.input, *node.output)}
+
+    def fresh(self, hint: str) -> str:
+        """`hint`, with a number behind it if it is taken; the name is taken from now on."""
+        number = 0
+        name = hint
+        while name in self._taken:
+            number += 1
+            name = f"{hint}_{number}"
+        self._taken.add(name)
+        return name
 
 
 def prepare(source: Path, target: Path) -> tuple[str, ...]:
@@ -54,6 +75,7 @@ def rename_redefined(graph: onnx.GraphProto) -> None:
     Raises:
         SourceError: A later node reads the name too, so that it cannot be told which value is meant.
     """
+    names = Names(graph)
     outer = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     written = Counter(name for node in graph.node for name in node.output if name)
     for name in [name for name, count in written.items() if count > 1 or name in outer]:
@@ -63,7 +85,7 @@ def rename_redefined(graph: onnx.GraphProto) -> None:
             raise SourceError(
                 f"value {name!r} is defined more than once in the graph; export the model with other output names"
             )
-        fresh = _fresh_name(graph, name)
+        fresh = names.fresh(f"{name}_inner")
         for node in graph.node[:last]:
             _rename(node, name, fresh)
         _rename_reads(graph.node[last], name, fresh)
@@ -88,11 +110,7 @@ def lift_constants(graph: onnx.GraphProto) -> None:
 def body_notes(graph: onnx.GraphProto) -> Iterator[str]:
     """A note on quantisable nodes inside If, Loop and Scan bodies, which no recipe reaches."""
     inside = Counter(
-        node.op_type
-        for owner in graph.node
-        for body in bodies(owner)
-        for node in walk(body)
-        if node.op_type in QUANTISABLE
+        node.op_type for owner in graph.node for body in bodies(owner) for node in walk(body) if node.op_type in ANCHORS
     )
     for op_type, count in sorted(inside.items()):
         yield f"{count} {op_type} inside If, Loop or Scan bodies stay in fp32"
@@ -111,6 +129,20 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from walk(body)
 
 
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of a node's attribute, or the operator's default."""
+    return next((helper.get_attribute_value(found) for found in node.attribute if found.name == name), default)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the initialisers that nothing reads any more."""
+    used = {name for node in graph.node for name in _reads(node)} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+
 def _single(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []
 
@@ -125,9 +157,9 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
             copy.CopyFrom(attribute.t)
             return copy
         case "value_float" | "value_floats":
-            return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), np.float32))
+            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), np.float32))
         case "value_int" | "value_ints":
-            return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), np.int64))
+            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), np.int64))
     return None  # strings and sparse tensors are no weights
 
 
@@ -152,9 +184,3 @@ def _rename_reads(node: onnx.NodeProto, old: str, new: str) -> None:
             _rename(inner, old, new)
         for value in body.output:
             value.name = new if value.name == old else value.name
-
-
-def _fresh_name(graph: onnx.GraphProto, name: str) -> str:
-    taken = {other for node in walk(graph) for other in (*node.input, *node.output)}
-    taken |= {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
-    return next(fresh for number in range(len(taken) + 1) if (fresh := f"{name}_inner{number or ''}") not in taken)

@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
+from google.protobuf.message import DecodeError
 from onnx import external_data_helper as external
 
 from optimize.errors import CandidateError, SourceError

@@ -1,43 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from optimize.errors import SourceError
 from optimize.recipes import graph, types
-
-FLOAT = TensorProto.FLOAT
-
-
-def weight(name: str, *shape: int, seed: int = 0) -> onnx.TensorProto:
-    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return numpy_helper.from_array(values, name)
-
-
-def save(path: Path, nodes: list, inputs: dict, outputs: dict, weights: list | None = None, opset: int = 18) -> Path:
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "test",
-            [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in inputs.items()],
-            [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in outputs.items()],
-            weights or [],
-        ),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=9,
-    )
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def run(path: Path, **inputs: np.ndarray) -> list[np.ndarray]:
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    return ort.InferenceSession(str(path), settings).run(None, inputs)
-
+from tests.optimize.recipes.models import FLOAT, run, save, weight
 
 X = np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)
 
@@ -56,7 +24,7 @@ def test_weights_in_constant_nodes_become_initialisers(tmp_path):
     prepared = onnx.load(tmp_path / "p.onnx").graph
     assert [node.op_type for node in prepared.node] == ["MatMul"]
     assert [tensor.name for tensor in prepared.initializer] == ["w"]
-    np.testing.assert_array_equal(run(source, x=X)[0], run(tmp_path / "p.onnx", x=X)[0])
+    np.testing.assert_array_equal(run(source, {"x": X})[0], run(tmp_path / "p.onnx", {"x": X})[0])
 
 
 def test_an_inner_value_named_as_an_output_gets_a_name_of_its_own(tmp_path):
@@ -71,9 +39,9 @@ def test_an_inner_value_named_as_an_output_gets_a_name_of_its_own(tmp_path):
         {"add": ["batch", 4]},
     )
     with pytest.raises(Exception, match="Duplicate definition"):
-        run(source, x=X)
+        run(source, {"x": X})
     graph.prepare(source, tmp_path / "p.onnx")
-    np.testing.assert_allclose(run(tmp_path / "p.onnx", x=X)[0], (2 * X) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(run(tmp_path / "p.onnx", {"x": X})[0], (2 * X) ** 2, rtol=1e-6)
 
 
 def test_a_name_that_could_mean_either_value_is_refused(tmp_path):
@@ -100,10 +68,8 @@ def test_every_value_has_a_type_even_where_onnx_cannot_infer_it(tmp_path):
         {"x": ["batch", 4]},
         {"y": ["batch", 3]},
         [weight("w", 4, 3)],
+        domains=("com.microsoft",),
     )
-    model = onnx.load(source)
-    model.opset_import.add(domain="com.microsoft", version=1)
-    onnx.save(model, source)
     graph.prepare(source, tmp_path / "p.onnx")
     found = types.of(onnx.load(tmp_path / "p.onnx").graph)
     assert {"h", "hidden"} <= found.keys()
@@ -116,10 +82,8 @@ def test_a_custom_operator_is_refused_by_name(tmp_path):
         [helper.make_node("Frobnicate", ["x"], ["h"], domain="acme"), helper.make_node("Relu", ["h"], ["y"])],
         {"x": ["batch", 4]},
         {"y": ["batch", 4]},
+        domains=("acme",),
     )
-    model = onnx.load(source)
-    model.opset_import.add(domain="acme", version=1)
-    onnx.save(model, source)
     with pytest.raises(SourceError, match="Frobnicate"):
         graph.prepare(source, tmp_path / "p.onnx")
 
