@@ -60,8 +60,8 @@ def publish(root: Path, name: str, model: onnx.ModelProto, folder: Path, max_bat
         for index in range(8):
             x = np.full((1, spec.shape[1]), index).astype("U" if spec.dtype == "object" else spec.dtype)
             arrays[f"in/{index}/{spec.name}"] = x
-            for name, answer in session.run({spec.name: x.astype(spec.dtype)}).items():
-                arrays[f"out/{index}/{name}"] = answer.astype("U") if spec.dtype == "object" else answer
+            for output, answer in session.run({spec.name: x.astype(spec.dtype)}).items():
+                arrays[f"out/{index}/{output}"] = answer.astype("U") if spec.dtype == "object" else answer
         np.savez(golden_path, **arrays)
         signature = Signature(
             inputs=session.inputs, outputs=session.outputs, dims={"batch": Dim(min=1, opt=1, max=max_batch)}
