@@ -1,0 +1,110 @@
+"""The command `optimize loadtest`."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from optimize.errors import Exit, UserError
+
+if TYPE_CHECKING:
+    from loadtest.run import Settings
+    from optimize.budgets import ModelBudgets
+
+
+def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where your service answers gRPC.")],
+    model: Annotated[str, typer.Option(help="Model to test, as the budgets file and the service name it.")],
+    budget: Annotated[Path, typer.Option(help="The budgets file.")] = Path("budgets.toml"),
+    rate: Annotated[float | None, typer.Option(help="Calls a second. Default: throughput.qps.")] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds to judge. Default: as long as 16,000 calls take, the fewest for a verdict."),
+    ] = None,
+    report_dir: Annotated[
+        Path, typer.Option("--report", help="Folder for report.md, report.json and calls.npz.", file_okay=False)
+    ] = Path("loadtest-report"),
+    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the inputs.", min=0)] = 0,
+    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="How calls are spaced.")] = "poisson",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a call is given up, and counts as failed.")
+    ] = 10.0,
+    input_path: Annotated[
+        Path | None, typer.Option("--input", help="Rows to send, .npz or .parquet. Default: inputs are made up.")
+    ] = None,
+) -> Exit:
+    """Hold a running service to its throughput budget, with calls that are due whether or not it keeps up."""
+    from loadtest import report, run  # noqa: PLC0415 - `optimize --help` loads no heavy library
+
+    declared = _declared(budget, model)
+    qps = declared.throughput.qps
+    if qps is None:
+        raise UserError(f"{budget}: models.{model} has no throughput budget to test; declare throughput.qps")
+    rate_qps = _positive("--rate", qps if rate is None else rate)
+    calls = run.JUDGED_CALLS if duration is None else math.ceil(rate_qps * _positive("--duration", duration))
+    settings = run.Settings(
+        target=target,
+        model=model,
+        budgets=declared,
+        rate_qps=rate_qps,
+        calls=calls,
+        report_dir=report_dir,
+        arrivals=arrivals,
+        seed=seed,
+        input_path=input_path,
+        timeout_s=_positive("--timeout", timeout),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the generator and leave no half report
+    _announce(settings)
+    with _progress(settings.end_s) as show:
+        found = run.run(settings, show)
+    typer.echo(report.table(found))
+    typer.echo(f"report: {report_dir / run.MARKDOWN_FILE}")
+    return Exit(found.exit)
+
+
+def _declared(path: Path, model: str) -> "ModelBudgets":
+    from optimize import budgets  # noqa: PLC0415 - see above
+
+    models = budgets.load(path).models
+    if model not in models:
+        raise UserError(f"{path}: has no model {model!r}; wanted one of {', '.join(models)}")
+    return models[model]
+
+
+def _positive(option: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise UserError(f"{option} {value:g}: wanted a number above 0")
+    return value
+
+
+def _announce(settings: "Settings") -> None:
+    from loadtest import run  # noqa: PLC0415 - see above
+
+    typer.echo(
+        f"{settings.model}: {settings.calls:,} calls at {settings.rate_qps:g} a second to {settings.target}, about"
+        f" {settings.end_s:.0f} s with a lead-in of {settings.lead_in_s:g} s that is not judged",
+        err=True,
+    )
+    if settings.calls < run.JUDGED_CALLS:
+        typer.echo(
+            f"{settings.model}: too few calls for a verdict, which takes {run.JUDGED_CALLS:,}; leave out --duration to make them",
+            err=True,
+        )
+
+
+@contextmanager
+def _progress(total_s: float) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, and nothing elsewhere."""
+    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    columns = TextColumn("calling"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("calling", total=total_s)
+        yield lambda elapsed_s: bar.update(task, completed=min(elapsed_s, total_s))

@@ -1,0 +1,96 @@
+"""What is asked of the service before the load: whether it is there, what the model takes, and whether it takes our requests."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import grpc
+
+from optimize.errors import ProveserveError, UserError
+from protos import open_inference_pb2 as pb
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+CHANNEL_OPTIONS = (
+    ("grpc.enable_retries", 0),  # a call that gRPC sent again by itself would hide an error
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own two minutes would outlast a service that restarts
+)
+_ASK_TIMEOUT_S = 5.0
+_TARGET = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})")
+_MAX_PORT = 65535
+
+
+def check_target(target: str) -> str:
+    """The address, if it is one.
+
+    Raises:
+        UserError: It is not of the form HOST:PORT.
+    """
+    found = _TARGET.fullmatch(target)
+    if found is None or not 1 <= int(found[2]) <= _MAX_PORT:
+        raise UserError(f"{target!r} is no address; wanted HOST:PORT, such as 127.0.0.1:9000 or [::1]:9000")
+    return target
+
+
+def describe(target: str, model: str) -> pb.ModelMetadataResponse:
+    """What the service says the model takes and gives.
+
+    Raises:
+        ProveserveError: Nothing answers there, or what answers does not serve the model.
+    """
+    with _asked(target, _METADATA) as ask:
+        try:
+            answer = ask(pb.ModelMetadataRequest(name=model).SerializeToString(), timeout=_ASK_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise _unusable(target, model, error) from None
+    metadata: pb.ModelMetadataResponse = pb.ModelMetadataResponse.FromString(answer)
+    return metadata
+
+
+def try_one(target: str, payload: bytes, origin: str, timeout_s: float) -> None:
+    """Send one request, so that requests which the model cannot take are the caller's error and no failed load test.
+
+    Any other failure is left for the load test to count. `origin` says where the request is from.
+
+    Raises:
+        UserError: The service refused the request as malformed.
+    """
+    with _asked(target, INFER) as ask:
+        try:
+            ask(payload, timeout=timeout_s)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise UserError(
+                    f"the service refused the first request, made from {origin}: {error.details()}; give rows that the model"
+                    " takes with --input FILE.npz"
+                ) from None
+
+
+@contextlib.contextmanager
+def _asked(target: str, method: str) -> Iterator[grpc.UnaryUnaryMultiCallable]:
+    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        yield channel.unary_unary(method)
+
+
+def _unusable(target: str, model: str, error: grpc.RpcError) -> ProveserveError:
+    code = error.code()
+    match code:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
+            return ProveserveError(
+                f"no service answers at {target} ({code.name}); start one with `optimize serve`, or check HOST:PORT"
+            )
+        case grpc.StatusCode.NOT_FOUND:
+            return ProveserveError(
+                f"the service at {target} has no model {model!r}; publish it with `optimize export` and serve it"
+            )
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return ProveserveError(
+                f"the service at {target} does not speak the Open Inference Protocol over gRPC; check HOST:PORT"
+            )
+    return ProveserveError(f"the service at {target} does not describe model {model!r}: {code.name}: {error.details()}")

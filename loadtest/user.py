@@ -1,0 +1,190 @@
+"""The load generator's process: ``python -m loadtest.user FOLDER PARENT`` reads the plan in FOLDER and leaves the calls there.
+
+One Locust user offers the whole schedule. It sends each call at its time, whatever became of those before it, and an answer is noted
+as it comes: no call waits for another. Every call is also a `request` event of Locust, by which its results reach the file.
+
+Importing Locust patches the standard library with gevent, so nothing but this process may import this module.
+"""
+
+import ctypes
+import functools
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gevent
+import grpc
+import grpc.experimental.gevent
+import numpy as np
+from google.protobuf.message import DecodeError
+from locust import User
+from locust.env import Environment
+
+from loadtest import plan, results, service
+from protos import open_inference_pb2 as pb
+
+CHANNELS = 4  # proxies limit the calls in flight on one connection, by default to 100
+CONNECT_TIMEOUT_S = 10.0
+_HEAD_START_S = 0.2
+_GRACE_S = 2.0
+_POLL_S = 0.01
+_PR_SET_PDEATHSIG = 1
+
+
+class FailedCall(Exception):  # noqa: N818 - what Locust's statistics show of a call that failed
+    """A call that ended otherwise than with a good answer; its text is gRPC's name of the code."""
+
+
+class Recorder:
+    """Notes what became of each call, as Locust's `request` events tell it."""
+
+    def __init__(self, due_s: tuple[float, ...]) -> None:
+        count = len(due_s)
+        self.due_s = due_s
+        self.sent_s = np.full(count, np.inf)
+        self.latency_ms = np.full(count, np.inf)
+        self.code = np.full(count, results.NO_ANSWER, np.int16)
+        self.version = np.full(count, results.NO_VERSION, np.int16)
+        self.versions: dict[str, int] = {}
+        self.open = count
+
+    def on_request(self, response_time: float, context: dict[str, Any], **_: object) -> None:
+        """Locust's listener: one call has ended."""
+        call = context["call"]
+        self.latency_ms[call] = response_time
+        self.code[call] = context["code"]
+        if context["version"] is not None:
+            self.version[call] = self.versions.setdefault(context["version"], len(self.versions))
+        self.open -= 1
+
+    def calls(self) -> results.Calls:
+        """All that is known now; a call that has not ended stays without an answer."""
+        return results.Calls(
+            np.asarray(self.due_s),
+            self.sent_s,
+            self.latency_ms,
+            self.code,
+            self.version,
+            np.array(list(self.versions), dtype=np.str_),
+        )
+
+
+class OpenLoop:
+    """Sends every call of a plan at its time, and tells `fire` how each ended."""
+
+    def __init__(self, offered: plan.Plan, recorder: Recorder, fire: Callable[..., None]) -> None:
+        self._plan = offered
+        self._recorder = recorder
+        self._fire = fire
+        self._channels = [
+            grpc.insecure_channel(offered.target, options=service.CHANNEL_OPTIONS) for _ in range(CHANNELS)
+        ]
+        self._send = [channel.unary_unary(service.INFER).future for channel in self._channels]
+        self._start = 0.0
+        self.finished = False
+
+    def connect(self) -> None:
+        """Wait until every channel is connected.
+
+        Raises:
+            grpc.FutureTimeoutError: One is not, in time.
+        """
+        for channel in self._channels:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
+
+    def run(self) -> None:
+        """Offer the plan; returns once every call has ended, or had its time to."""
+        self._start = time.perf_counter() + _HEAD_START_S
+        for call, due_s in enumerate(self._plan.due_s):
+            gevent.sleep(max(0.0, due_s - self._now_s()))
+            self._begin(call)
+        give_up_s = self._now_s() + self._plan.timeout_s + _GRACE_S
+        while self._recorder.open and self._now_s() < give_up_s:
+            gevent.sleep(_POLL_S)
+        self.finished = True
+
+    def _now_s(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _begin(self, call: int) -> None:
+        payload = self._plan.payloads[call % len(self._plan.payloads)]
+        self._recorder.sent_s[call] = self._now_s()
+        future = self._send[call % CHANNELS](payload, timeout=self._plan.timeout_s)
+        future.add_done_callback(functools.partial(self._ended, call))
+
+    def _ended(self, call: int, future: Any) -> None:
+        latency_ms = (self._now_s() - self._plan.due_s[call]) * 1e3
+        code, version, size = future.code().value[0], None, 0
+        if code == results.OK:
+            answer = future.result()
+            size = len(answer)
+            try:
+                version = pb.ModelInferResponse.FromString(answer).model_version
+            except DecodeError:
+                code = results.UNREADABLE
+        self._fire(
+            request_type="grpc",
+            name=service.INFER,
+            response_time=latency_ms,
+            response_length=size,
+            exception=None if code == results.OK else FailedCall(results.name_of(code)),
+            context={"call": call, "code": code, "version": version},
+        )
+
+
+def offer(user: "OpenLoopUser") -> None:
+    """The user's one task: the whole schedule, and then the end of the test."""
+    try:
+        user.loop.run()
+    finally:
+        user.environment.runner.quit()
+
+
+class OpenLoopUser(User):  # type: ignore[misc] # Locust ships no types that are followed here
+    """One user that stands for all callers."""
+
+    tasks: ClassVar[list[Callable[..., None]]] = [offer]
+    loop: ClassVar[OpenLoop]
+
+
+def _generate(offered: plan.Plan) -> results.Calls:
+    recorder = Recorder(offered.due_s)
+    environment = Environment(user_classes=[OpenLoopUser])
+    environment.events.request.add_listener(recorder.on_request)
+    loop = OpenLoopUser.loop = OpenLoop(offered, recorder, environment.events.request.fire)
+    try:
+        loop.connect()
+    except grpc.FutureTimeoutError:
+        sys.exit(f"no connection to {offered.target} within {CONNECT_TIMEOUT_S:g} s")
+    runner = environment.create_local_runner()
+    # What was loaded so far is never garbage: looking through it would only make calls late.
+    gc.collect()
+    gc.freeze()
+    runner.start(1, spawn_rate=1)
+    runner.greenlet.join()
+    if not loop.finished:
+        sys.exit("the schedule was not offered to its end")
+    return recorder.calls()
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent ended before the line above took effect
+        os._exit(1)
+
+
+def main(folder: Path, parent: int) -> None:
+    """Offer the plan in `folder` and leave the calls there."""
+    _die_with(parent)
+    grpc.experimental.gevent.init_gevent()
+    calls = _generate(plan.load(folder / plan.PLAN_FILE))
+    results.save(folder / plan.CALLS_FILE, calls)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
