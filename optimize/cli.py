@@ -8,11 +8,13 @@ its function runs.
 import functools
 import importlib
 from collections.abc import Callable
-from typing import ParamSpec
+from pathlib import Path
+from typing import Annotated, ParamSpec
 
 import typer
 
 from optimize.errors import Exit, ProveserveError
+from optimize.isolation import DEFAULT_TIMEOUT_S
 
 _COMMANDS_ABOVE = {
     "serve": "serve.cli:serve",
@@ -30,6 +32,7 @@ app = typer.Typer(
 
 
 P = ParamSpec("P")
+BudgetFile = Annotated[Path, typer.Option("--budget", help="The budgets file.")]
 
 
 def _reported(command: Callable[P, Exit]) -> Callable[P, None]:
@@ -48,6 +51,45 @@ def _reported(command: Callable[P, Exit]) -> Callable[P, None]:
         raise typer.Exit(int(code))
 
     return run
+
+
+@app.command()
+@_reported
+def export(
+    budget: BudgetFile = Path("budgets.toml"),
+    model: Annotated[list[str] | None, typer.Option(help="Export only this model; repeatable.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Stop after the screens; publishes nothing.")] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use what earlier runs built and measured.")] = True,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that one step of one candidate may take.")
+    ] = DEFAULT_TIMEOUT_S,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> Exit:
+    """Build cheaper variants, measure each against its budgets, and publish the winner."""
+    from optimize import pipeline, report, selection  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
+    from optimize.progress import shown  # noqa: PLC0415
+
+    options = pipeline.Options(models=tuple(model or ()), quick=quick, reuse=cache, timeout_s=timeout)
+    results = pipeline.export(budget, options, shown())
+    for line in report.as_lines(results):
+        typer.echo(line, err=True)
+    if as_json:
+        typer.echo(report.as_json(results))
+    return selection.worst(result.exit for result in results)
+
+
+@app.command()
+@_reported
+def doctor() -> Exit:
+    """Say what this machine can build, run and measure."""
+    from optimize.diagnosis import diagnose  # noqa: PLC0415
+
+    healthy, lines = diagnose()
+    for line in lines:
+        typer.echo(line)
+    return Exit.OK if healthy else Exit.BROKEN
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from optimize.budgets import BATCH, Dim, ModelBudgets
 from optimize.errors import ArtifactError, SourceError
-from optimize.manifest import SessionOptions, Signature, TensorSpec
+from optimize.manifest import SessionOptions, Signature, TensorSpec, digest_of
 from optimize.runtime.session import OnnxSession, first_line
 from optimize.source import samples as sampling
 from optimize.source.imports import attribute
@@ -27,6 +27,10 @@ from optimize.source.samples import SPLITS, Arrays, Batch, Split
 from optimize.subject import Subject, opened
 
 BASELINE = "baseline.onnx"
+SCREEN = "screen"
+"""Name of the part of the selection split that a candidate's first accuracy check uses."""
+SCREEN_ROWS = 256
+_SCREEN_SEED = 20_240_102
 _OPSET = 18
 # FP32 sums in another order differ by a few units in the last place per layer; a wrong graph differs by far more.
 PARITY_RTOL, PARITY_ATOL = 1e-3, 1e-4
@@ -69,8 +73,12 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
         _check_inputs(inputs, batches, split)
         sampling.check_labels(batches, inputs, split)
         sampling.store(folder / f"{split}.npz", batches)
+    if splits:
+        sampling.store(
+            folder / f"{SCREEN}.npz", sampling.subset(inputs, splits["selection"], SCREEN_ROWS, _SCREEN_SEED)
+        )
     sampling.check_disjoint(inputs, splits)
-    rows = {
+    rows: dict[str, int] = {
         split: sum(sampling.row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
     }
     labelled = all(batch.labels is not None for batches in splits.values() for batch in batches)
@@ -79,8 +87,9 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
 
 
 def _onnx_digest(path: Path) -> str:
-    from optimize.registry import digest_of  # noqa: PLC0415
-
+    """Digest of an ONNX file and of the external data beside it."""
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file; `source` is relative to the budgets file")
     return digest_of(path)
 
 

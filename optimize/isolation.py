@@ -7,6 +7,7 @@ dies with its parent, however the parent ends.
 Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never touched.
 """
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -109,10 +110,8 @@ def _resident_mb(pid: int) -> float:
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
     """End the child and whatever it started; its group is its own, so nothing else is hit."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

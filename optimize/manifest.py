@@ -6,11 +6,14 @@
     Verdict     one budget held against one measurement
     Trial       all that is known of one candidate
     Manifest    one published version
+    Result      one model's outcome of one export
 
 Nothing here imports a numeric library: whoever reads a manifest needs msgspec alone. The JSON Schema in docs/manifest.schema.json
 is generated from these records, and a test holds it fresh.
 """
 
+import hashlib
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -136,8 +139,18 @@ class CurvePoint(Record, frozen=True):
     n: int
 
 
+class Histogram(Record, frozen=True):
+    """Latencies of single calls: `counts[i]` calls took from `edges_ms[i]` to `edges_ms[i + 1]`."""
+
+    edges_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
 class Trial(Record, frozen=True):
-    """One candidate: what it is, how far it came, and every number that was measured of it."""
+    """One candidate: what it is, how far it came, and every number that was measured of it.
+
+    `flipped` are the first samples of the judged split whose answer changed, `lost_by_class` counts right answers that became wrong.
+    """
 
     name: str
     precision: Literal["source", "fp32", "fp16", "int8-dynamic", "int8-static"]
@@ -148,6 +161,10 @@ class Trial(Record, frozen=True):
     measurements: tuple[Measurement, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     artifact: Artifact | None = None
+    latencies: Histogram | None = None
+    flipped: tuple[int, ...] = ()
+    lost_by_class: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
 
     def measured(self, key: str) -> Measurement | None:
         """The measurement of that key, if there is one."""
@@ -200,6 +217,44 @@ class Manifest(Record, frozen=True):
     def digest(self) -> str:
         """Digest of the model file, which names what is served."""
         return self.artifact.files[0].digest
+
+
+class Winner(Record, frozen=True):
+    """The published candidate and where its manifest stands; both are None where a run publishes nothing."""
+
+    candidate: str
+    precision: str
+    runtime: str
+    version: int | None
+    path: str | None
+
+
+class StageTime(Record, frozen=True):
+    """One step of a run: how long it took, and whether it was found in the cache."""
+
+    stage: str
+    seconds: float
+    cached: bool
+
+
+class Result(Record, frozen=True):
+    """One model's outcome of one export: all that a report is drawn from."""
+
+    name: str
+    exit: int
+    winner: Winner | None
+    candidates: tuple[Trial, ...]
+    budgets: ModelBudgets
+    release: bool
+    reason: str
+    stages: tuple[StageTime, ...] = ()
+    machine: Machine | None = None
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -8,7 +8,6 @@ A file appears whole or not at all: it is written beside its place, flushed, and
 manifest into place, which only one writer can do. A killed export leaves at most stray temporary files, which no reader looks at.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -18,15 +17,9 @@ import msgspec
 
 from optimize.budgets import Budgets
 from optimize.errors import ArtifactError
-from optimize.manifest import Blob, Manifest, decode, encode
+from optimize.manifest import Blob, Manifest, decode, digest_of, encode
 
 _CHUNK_BYTES = 1 << 20
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def location(budgets_path: Path, budgets: Budgets) -> Path:

@@ -5,6 +5,7 @@ neither the user's code nor its libraries.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def row_count(signature: Signature, inputs: Mapping[str, Array]) -> int:
     for spec in signature.inputs:
         axis = spec.batch_axis
         if axis is not None and spec.name in inputs and inputs[spec.name].ndim > axis:
-            return inputs[spec.name].shape[axis]
+            return int(inputs[spec.name].shape[axis])
     return 1
 
 
@@ -171,7 +172,7 @@ def check_disjoint(signature: Signature, splits: Mapping[Split, list[Batch]]) ->
         name: {row_digest(inputs) for batch in batches for inputs, _ in rows(signature, batch)}
         for name, batches in splits.items()
     }
-    for first, second in (("calibration", "selection"), ("calibration", "confirmation"), ("selection", "confirmation")):
+    for first, second in itertools.combinations(digests, 2):
         shared = len(digests[first] & digests[second])
         if shared:
             raise SourceError(
@@ -217,14 +218,35 @@ def digest(splits: Mapping[Split, list[Batch]]) -> str:
     return total.hexdigest()
 
 
-def stratified(labels: Array | None, count: int, wanted: int, seed: int) -> npt.NDArray[np.intp]:
-    """Indices of `wanted` of `count` samples, in proportion to their labels where these are discrete, else at random."""
+def subset(signature: Signature, batches: list[Batch], wanted: int, seed: int) -> list[Batch]:
+    """At most `wanted` rows of a split, in proportion to their labels where these are discrete, else at random."""
+    counts = [row_count(signature, batch.inputs) for batch in batches]
+    labels = None
+    if all(batch.labels is not None for batch in batches):
+        labels = np.concatenate([batch.labels for batch in batches if batch.labels is not None])
+    chosen = _stratified(labels, sum(counts), wanted, seed)
+    axes = {spec.name: spec.batch_axis for spec in signature.inputs}
+    kept, start = [], 0
+    for batch, count in zip(batches, counts, strict=True):
+        rows_kept = chosen[(chosen >= start) & (chosen < start + count)] - start
+        start += count
+        if rows_kept.size:
+            inputs = {
+                name: value if (axis := axes[name]) is None else value.take(rows_kept, axis=axis)
+                for name, value in batch.inputs.items()
+            }
+            kept.append(Batch(inputs, None if batch.labels is None else batch.labels[rows_kept]))
+    return kept
+
+
+def _stratified(labels: Array | None, count: int, wanted: int, seed: int) -> npt.NDArray[np.intp]:
     generator = np.random.default_rng(seed)
     if wanted >= count:
         return np.arange(count)
-    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iubU" or len(Counter(labels.tolist())) > wanted:
+    discrete = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iubU" and len(labels) == count
+    if labels is None or not discrete or len(Counter(labels.tolist())) > wanted:
         return np.sort(generator.choice(count, wanted, replace=False))
     order = generator.permutation(count)
-    # Sorting a shuffled order by label and taking evenly spaced entries keeps every label's share within one sample.
+    # Evenly spaced entries of a shuffled order, sorted by label, keep every label's share within one sample.
     by_label = order[np.argsort(labels[order], kind="stable")]
     return np.sort(by_label[np.linspace(0, count - 1, wanted).round().astype(np.intp)])

@@ -1,0 +1,25 @@
+"""Real requests of one shape, different from call to call."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from optimize.budgets import BATCH
+from optimize.export import shaped
+from optimize.manifest import Signature
+from optimize.source import samples as sampling
+from optimize.source.samples import Arrays
+
+DIFFERENT = 64
+"""Inputs in rotation. A single one would sit in the cache and take the same branches every time."""
+
+
+def opt_sizes(signature: Signature, batch: int) -> dict[str, int]:
+    """The `opt` size of every dynamic dimension, at `batch` rows."""
+    sizes = {name: dim.opt for name, dim in signature.dims.items()}
+    return sizes | {BATCH: batch} if BATCH in sizes else sizes
+
+
+def requests(signature: Signature, split: Path, sizes: Mapping[str, int]) -> list[Arrays]:
+    """Different requests of these sizes, cut from the real samples of a split (zeros where the model has none)."""
+    batches = sampling.read(split) if split.exists() else []
+    return [shaped(signature.inputs, batches, sizes, offset) for offset in range(DIFFERENT)]

@@ -1,0 +1,283 @@
+"""The story of an export, in order: read, convert, try every candidate, choose, publish."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from optimize import budgets as budgeting
+from optimize import candidates, selection, trials
+from optimize import export as exporting
+from optimize.bench import Bench, Progress, Silent, stored
+from optimize.cache import Cache, key_of
+from optimize.errors import CandidateError, ProveserveError, SourceError, UserError
+from optimize.evidence import comparison
+from optimize.export import BASELINE, Conversion, Reading
+from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
+from optimize.machine import describe, tools
+from optimize.manifest import Artifact, CurvePoint, Golden, Manifest, Result, SessionOptions, Trial, Winner, digest_of
+from optimize.measure import curve, golden
+from optimize.registry import Registry, location
+from optimize.trials import Entrant, Ground
+from optimize.validate.accuracy import SEED
+
+_CACHE = ".cache"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How an export runs: which models (all where empty), whether it stops after the screens, and what each step may use."""
+
+    models: tuple[str, ...] = ()
+    quick: bool = False
+    reuse: bool = True
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    memory_mb: float | None = None
+
+
+def export(budgets_path: Path, options: Options, progress: Progress | None = None) -> list[Result]:
+    """Export every asked-for model of a budgets file, each independently of the others.
+
+    Raises:
+        UserError: The budgets file cannot be used, or a model that was asked for is not in it.
+    """
+    budgets = budgeting.load(budgets_path)
+    unknown = [name for name in options.models if name not in budgets.models]
+    if unknown:
+        raise UserError(f"model {', '.join(unknown)} is not in {budgets_path}; it declares {', '.join(budgets.models)}")
+    registry = Registry(location(budgets_path, budgets))
+    cache = Cache(registry.root / _CACHE, reuse=options.reuse)
+    isolated, machine, versions = Isolated(options.timeout_s, options.memory_mb), describe(), tools()
+    base, shown = budgets_path.parent.absolute(), progress or Silent()
+    return [
+        _result(Bench(name, budgets.models[name], base, cache, isolated, machine, versions, shown), registry, options)
+        for name in dict.fromkeys(options.models or budgets.models)
+    ]
+
+
+def _result(bench: Bench, registry: Registry, options: Options) -> Result:
+    """One model's outcome; what the user must mend, or what broke, is an outcome too, and the other models go on."""
+    winner: Winner | None = None
+    tried: tuple[Trial, ...] = ()
+    try:
+        tried, winner = _proven(bench, registry, quick=options.quick)
+        code = selection.exit_of(tried)
+        reason = f"{winner.candidate} wins" if winner else selection.reason_of(bench.budgets, tried)
+    except ProveserveError as error:
+        code, reason = error.exit_code, str(error)
+    return Result(
+        name=bench.name,
+        exit=int(code),
+        winner=winner,
+        candidates=tried,
+        budgets=bench.budgets,
+        release=not options.quick,
+        reason=reason,
+        stages=tuple(bench.stages),
+        machine=bench.machine,
+    )
+
+
+def _proven(bench: Bench, registry: Registry, *, quick: bool) -> tuple[tuple[Trial, ...], Winner | None]:
+    """Every candidate's trial, and the winner as published."""
+    ground = prepare(bench)
+    session = SessionOptions(target="cpu", threads=1)
+    baseline = _baseline(ground, session)
+    entrants, absent = _entered(ground, session)
+    entrants = _through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
+    if not quick:
+        ground = _with_noise(ground, entrants)
+        entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
+        entrants = _through(ground, entrants, lambda entrant: trials.confirmed(ground, entrant, baseline))
+    tried = [_trial(bench, entrant) for entrant in entrants]
+    champion = None if quick else _champion(ground, tried, entrants)
+    reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
+    crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None)
+    return crowned, _published(ground, registry, champion, crowned) if champion else None
+
+
+def prepare(bench: Bench) -> Ground:
+    """Read source and samples, and convert to the baseline graph.
+
+    Raises:
+        SourceError: The source or its samples cannot be used.
+    """
+    budgets = bench.budgets
+    try:
+        reading, splits = _read(bench)
+        depends = (reading.source_digest, reading.data_digest, budgets.inputs, budgets.outputs, budgets.dims)
+        folder = bench.build("export to ONNX", depends, exporting.convert, budgets, bench.base, splits)
+    except CandidateError as error:
+        raise SourceError(f"{budgets.source}: {error}") from None
+    conversion = stored(folder, Conversion)
+    bench.progress.note(
+        bench.name, f"the ONNX graph answers as the source does, within {conversion.max_difference:.2g} on real samples"
+    )
+    return Ground(bench, reading, conversion.signature, splits, folder / BASELINE, digest_of(folder / BASELINE))
+
+
+def _read(bench: Bench) -> tuple[Reading, Path]:
+    """Source and samples are read anew in every run: only then is it known whether they changed."""
+    with tempfile.TemporaryDirectory(prefix="proveserve-samples-") as name:
+        fresh = Path(name)
+        with bench.progress.step(bench.name, "read source and samples"):
+            reading = bench.isolated(exporting.read, bench.budgets, bench.base, fresh)
+
+        def keep(folder: Path) -> None:
+            for file in fresh.iterdir():
+                shutil.copyfile(file, folder / file.name)
+
+        return reading, bench.cache.folder("samples", key_of(reading.data_digest, exporting.SCREEN_ROWS), keep)
+
+
+def _baseline(ground: Ground, session: SessionOptions) -> Entrant:
+    entrant = trials.source(ground, session)
+    try:
+        return trials.screened(ground, entrant, entrant)
+    except CandidateError as error:
+        raise SourceError(f"{ground.bench.budgets.source}: the source model itself {error}") from None
+
+
+def _entered(ground: Ground, session: SessionOptions) -> tuple[list[Entrant], list[Trial]]:
+    """Build every cell that applies; the others, with their reasons, are trials already."""
+    entrants, absent = [], []
+    providers = tuple(onnxruntime.get_available_providers())
+    for cell in candidates.grid(ground.bench.budgets, ground.reading.rows, providers):
+        if cell.reason:
+            absent.append(Trial(cell.name, cell.precision, cell.runtime, "n/a", cell.reason))
+            continue
+        try:
+            entrants.append(trials.enter(ground, cell, session))
+        except CandidateError as error:
+            absent.append(Trial(cell.name, cell.precision, cell.runtime, "failed", str(error)))
+            ground.bench.progress.note(ground.bench.name, f"{cell.name} failed: {error}")
+    return entrants, absent
+
+
+def _through(ground: Ground, entrants: Sequence[Entrant], stage: Callable[[Entrant], Entrant]) -> list[Entrant]:
+    """Take every entrant that is still in through a stage; one that breaks costs only itself."""
+    passed = []
+    for entrant in entrants:
+        if entrant.out:
+            passed.append(entrant)
+            continue
+        try:
+            moved = stage(entrant)
+        except CandidateError as error:
+            moved = msgspec.structs.replace(entrant, failed=str(error))
+        if moved.out:
+            ground.bench.progress.note(ground.bench.name, f"{moved.name} is out: {_trial(ground.bench, moved).reason}")
+        passed.append(moved)
+    return passed
+
+
+def _trial(bench: Bench, entrant: Entrant) -> Trial:
+    trial = entrant.trial()
+    return trial if trial.status in ("failed", "screened-out") else selection.judged(bench.budgets, trial)
+
+
+def _with_noise(ground: Ground, entrants: Sequence[Entrant]) -> Ground:
+    """The machine's own noise, from the simplest candidate timed against itself; without latency budgets nobody asks."""
+    budget = ground.bench.budgets.latency
+    still_in = [entrant for entrant in entrants if not entrant.out]
+    if not still_in or (budget.p50_ms is None and budget.p99_ms is None):
+        return ground
+    found = trials.duel(ground, "the machine's own noise (A/A)", still_in[0], still_in[0], budget.batch)
+    noise = comparison.machine_noise([np.array(b) for b in found.a_ms], [np.array(b) for b in found.b_ms], seed=SEED)
+    return msgspec.structs.replace(ground, noise=noise)
+
+
+def _champion(ground: Ground, tried: Sequence[Trial], entrants: Sequence[Entrant]) -> Entrant | None:
+    """The best of those that qualify; a tie goes to the simpler."""
+    by_name = {entrant.name: entrant for entrant in entrants}
+    ordered = selection.in_order_of_simplicity(tried)
+    champion = ordered[0] if ordered else None
+    for challenger in ordered[1:]:
+        if champion is not None and _beats(ground, by_name, challenger, champion):
+            champion = challenger
+    return by_name[champion.name] if champion else None
+
+
+def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, champion: Trial) -> bool:
+    budgets = ground.bench.budgets
+    if not selection.decided_by_timing(budgets):
+        return selection.improves(budgets, challenger, champion)
+    batch = budgets.latency.batch if budgets.objective == "latency" else None
+    a, b = entrants[challenger.name], entrants[champion.name]
+    found = trials.duel(ground, f"{a.name} against {b.name}", a, b, batch)
+    a_ms, b_ms = _ms_per_row(found.a_ms, found.a_rows), _ms_per_row(found.b_ms, found.b_rows)
+    compared = comparison.faster(a_ms, b_ms, seed=SEED)
+    ground.bench.progress.note(ground.bench.name, f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}")
+    return compared.outcome == "faster"
+
+
+def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.float64]]:
+    return [np.array(block) / rows for block in blocks]
+
+
+def _published(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Winner:
+    """Publish the champion, unless the current version is this very answer to these very budgets."""
+    manifest = _manifest(ground, registry, champion, crowned)
+    current = registry.current(manifest.model)
+    if current is None or not _same(registry.load(manifest.model, current), manifest):
+        current = registry.publish(manifest).version
+        ground.bench.progress.note(manifest.model, f"published version {current}")
+    path = registry.manifest_path(manifest.model, current)
+    return Winner(champion.name, champion.precision, champion.runtime, current, str(path))
+
+
+def _same(published: Manifest, manifest: Manifest) -> bool:
+    return all(
+        getattr(published, name) == getattr(manifest, name)
+        for name in (
+            "candidate",
+            "artifact",
+            "signature",
+            "budgets",
+            "source_digest",
+            "data_digest",
+            "machine",
+            "tools",
+        )
+    )
+
+
+def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:
+    bench, split = ground.bench, ground.split("confirmation")
+    depends = (champion.depends, ground.reading.data_digest, ground.signature)
+    answered = bench.build("golden answers", depends, golden.record, champion.subject, ground.signature, split)
+    recorded = stored(answered, golden.Recorded)
+    arguments = (champion.subject, ground.signature, split)
+    points = tuple(bench.measured("latency per batch size", list[CurvePoint], depends, curve.measure, *arguments))
+    return Manifest(
+        schema=1,
+        model=bench.name,
+        version=0,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        candidate=champion.name,
+        artifact=_stored_artifact(registry, champion),
+        signature=ground.signature,
+        budgets=bench.budgets,
+        verdicts=tuple(champion.verdicts.values()),
+        curve=points,
+        trials=crowned,
+        golden=Golden(
+            registry.put(answered / golden.GOLDEN, golden.GOLDEN), recorded.count, recorded.atol, recorded.rtol
+        ),
+        source_digest=ground.reading.source_digest,
+        data_digest=ground.reading.data_digest,
+        tools=bench.tools,
+        machine=bench.machine,
+    )
+
+
+def _stored_artifact(registry: Registry, champion: Entrant) -> Artifact:
+    if champion.artifact is None or champion.folder is None:
+        raise CandidateError(f"{champion.name} has no files to publish")
+    files = tuple(registry.put(champion.folder / blob.name, blob.name) for blob in champion.artifact.files)
+    return msgspec.structs.replace(champion.artifact, files=files)

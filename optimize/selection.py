@@ -1,0 +1,107 @@
+"""Pure: which candidate wins, or why none does.
+
+Qualify by every budget first; only then does the objective choose.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from optimize.budgets import Limit, ModelBudgets, limits
+from optimize.errors import Exit
+from optimize.manifest import Status, Trial, Verdict
+
+MIN_GAIN = 0.03
+"""How much better a candidate must be to beat a simpler one."""
+
+_SIMPLEST_FIRST = ("fp32", "fp16", "int8-dynamic", "int8-static")
+# Objectives that are read off a measurement of their own; the others are decided by timing two candidates side by side.
+_MEASURED = {"memory": "memory.peak_mb", "size": "size.mb", "cost": "cost.per_million"}
+_SEVERITY = (Exit.USAGE, Exit.BROKEN, Exit.OVER_BUDGET, Exit.INCONCLUSIVE, Exit.OK)
+
+
+def judged(budgets: ModelBudgets, trial: Trial) -> Trial:
+    """The trial with the status that its verdicts give it: a budget that was not measured is never met."""
+    declared = limits(budgets)
+    by_key = {verdict.budget: verdict for verdict in trial.verdicts}
+    failed = [verdict for verdict in trial.verdicts if verdict.verdict == "FAIL"]
+    open_ones = [limit for limit in declared if limit.key not in by_key or by_key[limit.key].verdict == "INCONCLUSIVE"]
+    if failed:
+        return _with(trial, "over-budget", "; ".join(_lost(verdict, _better(declared, verdict)) for verdict in failed))
+    if open_ones:
+        return _with(trial, "inconclusive", "; ".join(_open(limit, by_key.get(limit.key)) for limit in open_ones))
+    return _with(trial, "qualified", "keeps every budget")
+
+
+def _with(trial: Trial, status: Status, reason: str) -> Trial:
+    return msgspec.structs.replace(trial, status=status, reason=reason)
+
+
+def _better(declared: Sequence[Limit], verdict: Verdict) -> str:
+    return next((limit.better for limit in declared if limit.key == verdict.budget), "lower")
+
+
+def _lost(verdict: Verdict, better: str) -> str:
+    if verdict.observed is None:
+        return f"{verdict.budget}: {verdict.evidence}"
+    side = "over" if better == "lower" else "under"
+    by = abs(verdict.observed - verdict.limit)
+    return f"{verdict.budget} is {verdict.observed:.4g}, {by:.3g} {side} its limit of {verdict.limit:g}"
+
+
+def _open(limit: Limit, verdict: Verdict | None) -> str:
+    if verdict is None:
+        return f"{limit.key} was not measured"
+    more = (
+        f"about {verdict.needed:,} samples would settle it" if verdict.needed else "no number of samples can be named"
+    )
+    return f"{limit.key} is undecided after {verdict.n:,} samples: {more}"
+
+
+def in_order_of_simplicity(trials: Iterable[Trial]) -> list[Trial]:
+    """The qualified trials, simplest precision first; the source is a baseline and never among them."""
+    qualified = [trial for trial in trials if trial.status == "qualified" and trial.precision in _SIMPLEST_FIRST]
+    return sorted(qualified, key=lambda trial: (_SIMPLEST_FIRST.index(trial.precision), trial.runtime))
+
+
+def decided_by_timing(budgets: ModelBudgets) -> bool:
+    """Whether the objective is settled by timing two candidates side by side."""
+    return budgets.objective not in _MEASURED
+
+
+def improves(budgets: ModelBudgets, challenger: Trial, champion: Trial) -> bool:
+    """Whether a challenger is better by more than 3 % in the objective's measurement; lower is better in all of them."""
+    key = _MEASURED[budgets.objective]
+    ours, theirs = challenger.measured(key), champion.measured(key)
+    return ours is not None and theirs is not None and ours.value * (1 + MIN_GAIN) < theirs.value
+
+
+def crowned(trials: Iterable[Trial], winner: str | None) -> tuple[Trial, ...]:
+    """The trials with the winner marked."""
+    return tuple(
+        _with(trial, "winner", "keeps every budget and is best for the objective") if trial.name == winner else trial
+        for trial in trials
+    )
+
+
+def exit_of(trials: Iterable[Trial]) -> Exit:
+    """One model's exit code: a winner, else an inconclusive candidate that might yet win, else none within budget.
+
+    Where no candidate was measured at all, since each of them failed, that is over budget as well: none qualifies.
+    """
+    statuses = {trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST}
+    if "winner" in statuses:
+        return Exit.OK
+    return Exit.INCONCLUSIVE if "inconclusive" in statuses else Exit.OVER_BUDGET
+
+
+def worst(exits: Iterable[int]) -> Exit:
+    """The exit code of a run over several models: 2 before 4 before 1 before 3 before 0."""
+    return min((Exit(code) for code in exits), key=_SEVERITY.index, default=Exit.OK)
+
+
+def reason_of(budgets: ModelBudgets, trials: Sequence[Trial]) -> str:
+    """Why a model has no winner, in one sentence."""
+    statuses = [trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST]
+    counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    return f"none of {len(statuses)} candidates keeps all {len(limits(budgets))} budgets: {counted}"

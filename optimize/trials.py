@@ -1,0 +1,410 @@
+"""What is known of one candidate while it goes through its stages, cheap ones first.
+
+    enter     build the artefact
+    screen    size, sanity, 20 calls, 256 samples: whoever fails hard stops here, with the reason
+    measure   memory, every sample of the selection split, latency in up to three looks
+    confirm   for those still in: the confirmation split, five fresh processes, speed-up
+
+Each stage reads an entrant and returns a new one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from optimize import candidates
+from optimize.bench import Bench, stored
+from optimize.budgets import limits
+from optimize.candidates import Build, Cell
+from optimize.evidence import comparison, percentile
+from optimize.evidence.finding import Finding
+from optimize.export import SCREEN, Reading
+from optimize.manifest import (
+    Artifact,
+    Blob,
+    Histogram,
+    Measurement,
+    SessionOptions,
+    Signature,
+    Status,
+    Trial,
+    Verdict,
+    digest_of,
+)
+from optimize.measure import comparison as timing
+from optimize.measure import latency, memory, screen
+from optimize.subject import Subject
+from optimize.validate import accuracy, answers
+from optimize.validate.accuracy import SEED, Accuracy
+
+FINAL_PROCESSES = percentile.MIN_PROCESSES
+MEMORY_PROCESSES = 3
+# A candidate whose median of 20 calls is this far over a limit will not come back below it.
+HOPELESS = 3.0
+_PERCENTILES = {"latency.p50_ms": 0.5, "latency.p99_ms": 0.99}
+_HISTOGRAM_BINS = 40
+
+
+class Ground(Struct, frozen=True):
+    """What the trials of one model stand on; `noise` is the share by which an A/A run of the baseline differed."""
+
+    bench: Bench
+    reading: Reading
+    signature: Signature
+    splits: Path
+    baseline: Path
+    baseline_digest: str
+    noise: float = 0.0
+
+    def split(self, name: str) -> Path:
+        """Where the samples of a split are stored."""
+        return self.splits / f"{name}.npz"
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether there is anything to judge accuracy on."""
+        return bool(self.reading.rows)
+
+
+class Entrant(Struct, frozen=True):
+    """One candidate on its way: what it is, and what was found of it so far."""
+
+    name: str
+    precision: str
+    runtime: str
+    subject: Subject
+    digest: str
+    artifact: Artifact | None = None
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+    verdicts: Mapping[str, Verdict] = {}
+    measurements: Mapping[str, Measurement] = {}
+    latencies_ms: tuple[tuple[float, ...], ...] = ()
+    accuracy: Accuracy | None = None
+    stopped: str = ""
+    failed: str = ""
+
+    @property
+    def depends(self) -> tuple[object, ...]:
+        """What measurements of this candidate depend on."""
+        return (self.digest, self.subject.options)
+
+    @property
+    def out(self) -> bool:
+        """Whether it stopped, or has lost some budget already."""
+        return bool(self.failed or self.stopped) or any(verdict.verdict == "FAIL" for verdict in self.verdicts.values())
+
+    def found(self, *verdicts: Verdict, measured: Sequence[Measurement] = ()) -> "Entrant":
+        """The entrant with more verdicts and measurements; a later one of a key takes the place of an earlier."""
+        return msgspec.structs.replace(
+            self,
+            verdicts={**self.verdicts, **{verdict.budget: verdict for verdict in verdicts}},
+            measurements={**self.measurements, **{measurement.key: measurement for measurement in measured}},
+        )
+
+    def trial(self, status: Status = "not-measured", reason: str = "") -> Trial:
+        """The record of what was found; a candidate that failed or was stopped says so instead of the given status."""
+        if self.failed:
+            status, reason = "failed", self.failed
+        elif self.stopped:
+            status, reason = "screened-out", self.stopped
+        return Trial(
+            name=self.name,
+            precision=self.precision,  # type: ignore[arg-type] # a cell's precision, or "source"
+            runtime=self.runtime,
+            status=status,
+            reason=reason,
+            verdicts=tuple(self.verdicts.values()),
+            measurements=tuple(self.measurements.values()),
+            artifact=self.artifact,
+            latencies=_histogram(self.latencies_ms),
+            flipped=self.accuracy.flipped if self.accuracy else (),
+            lost_by_class=self.accuracy.lost_by_class if self.accuracy else {},
+            notes=self.notes,
+        )
+
+
+def _histogram(runs: Sequence[Sequence[float]]) -> Histogram | None:
+    pooled = np.array([value for run in runs for value in run])
+    if not pooled.size:
+        return None
+    edges = np.geomspace(pooled.min() * 0.999, pooled.max() * 1.001, _HISTOGRAM_BINS + 1)
+    counts, _ = np.histogram(pooled, bins=edges)
+    return Histogram(tuple(map(float, edges)), tuple(map(int, counts)))
+
+
+def source(ground: Ground, options: SessionOptions) -> Entrant:
+    """The source model as an entrant: the baseline of every comparison, never published."""
+    runtime = ground.reading.runtime
+    subject = ground.bench.subject(options)
+    return Entrant(f"source@{runtime}", candidates.SOURCE, runtime, subject, ground.reading.source_digest)
+
+
+def enter(ground: Ground, cell: Cell, options: SessionOptions) -> Entrant:
+    """Build a cell's artefact.
+
+    Raises:
+        CandidateError: It cannot be built; the message is the cause.
+    """
+    bench, calibration = ground.bench, ground.split("calibration")
+    depends = (ground.baseline_digest, ground.reading.data_digest, cell, ground.signature)
+    folder = bench.build(f"{cell.name}: build", depends, candidates.build, cell, ground.baseline, calibration)
+    record = stored(folder, Build)
+    files = tuple(Blob(name, digest_of(folder / name), (folder / name).stat().st_size) for name in record.files)
+    changed = (f"{record.changed} nodes changed precision",) if record.changed else ()
+    return Entrant(
+        name=cell.name,
+        precision=cell.precision,
+        runtime=cell.runtime,
+        subject=bench.subject(options, folder / record.files[0]),
+        digest=files[0].digest,
+        artifact=Artifact("onnx", files, options),
+        folder=folder,
+        notes=changed + record.notes,
+    )
+
+
+def screened(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
+    """Size, sanity, 20 calls and 256 samples.
+
+    Raises:
+        CandidateError: It does not open, fails, or answers NaN.
+    """
+    entrant = _sized(ground, entrant)
+    budgets = ground.bench.budgets
+    depends = (entrant.depends, ground.reading.data_digest, ground.signature, budgets.latency.batch)
+    arguments = (entrant.subject, ground.signature, ground.split("selection"), budgets.latency.batch)
+    found = ground.bench.measured(f"{entrant.name}: screen", screen.Screen, depends, screen.measure, *arguments)
+    note = Measurement("screen.p50_ms", found.median_ms, "ms", found.calls, "median of 20 calls without a long warm-up")
+    entrant = entrant.found(measured=[note])
+    for limit in limits(budgets):
+        if limit.key in _PERCENTILES and found.median_ms > HOPELESS * limit.value:
+            reason = f"median {found.median_ms:.3g} ms of {found.calls} calls, over {HOPELESS:g} times {limit.key} = {limit.value:g}"
+            return msgspec.structs.replace(entrant, stopped=reason)
+    if not ground.has_samples or entrant.precision == candidates.SOURCE:
+        return entrant
+    entrant = _judged_on(ground, entrant, baseline, SCREEN)
+    lost = next((verdict for verdict in entrant.verdicts.values() if verdict.verdict == "FAIL" and verdict.n), None)
+    return (
+        msgspec.structs.replace(entrant, stopped=f"{lost.budget} in the screen: {lost.evidence}") if lost else entrant
+    )
+
+
+def _sized(ground: Ground, entrant: Entrant) -> Entrant:
+    if entrant.artifact is None:
+        return entrant
+    mb = entrant.artifact.size_bytes / 1e6
+    measured = [Measurement("size.mb", mb, "MB", 1, "bytes of the artefact's files")]
+    limit = ground.bench.budgets.size.mb
+    if limit is None:
+        return entrant.found(measured=measured)
+    evidence = f"{entrant.artifact.size_bytes:,} bytes in {len(entrant.artifact.files)} files"
+    verdict = Verdict("size.mb", limit, mb, mb, mb, 0, "PASS" if mb <= limit else "FAIL", evidence)
+    return entrant.found(verdict, measured=measured)
+
+
+def _judged_on(ground: Ground, entrant: Entrant, baseline: Entrant, split: str) -> Entrant:
+    """Accuracy and agreement on one split, both models' answers being recorded once."""
+    bench, budget = ground.bench, ground.bench.budgets.accuracy
+    files = [
+        bench.answers(
+            f"{who.name}: answers to {split}",
+            (who.depends, ground.reading.data_digest, split, ground.signature),
+            answers.record,
+            who.subject,
+            ground.signature,
+            ground.split(split),
+        )
+        for who in (baseline, entrant)
+    ]
+    found = bench.measured(
+        f"{entrant.name}: accuracy on {split}",
+        Accuracy,
+        (baseline.depends, entrant.depends, ground.reading.data_digest, split, ground.signature, budget),
+        accuracy.judge,
+        budget,
+        bench.base,
+        ground.signature,
+        ground.split(split),
+        *files,
+    )
+    entrant = msgspec.structs.replace(entrant, accuracy=found)
+    method = f"paired with the source model's answers on the {split} split"
+    pairs = [
+        ("accuracy.max_drop", found.drop, budget.max_drop),
+        ("accuracy.min_agreement", found.agreement, budget.min_agreement),
+    ]
+    for key, finding, limit in pairs:
+        if finding is None or finding.observed is None:
+            continue
+        low, high = finding.low, finding.high
+        entrant = entrant.found(measured=[Measurement(key, finding.observed, "share", finding.n, method, low, high)])
+        if limit is not None:
+            entrant = entrant.found(finding.against(key, limit))
+    return entrant
+
+
+def measured(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
+    """Memory, the whole selection split, and latency in up to three looks; stops at the first lost budget.
+
+    Raises:
+        CandidateError: It fails on some sample, hangs or dies.
+    """
+    if ground.bench.budgets.memory.peak_mb is not None and entrant.artifact is not None:
+        entrant = _memory(ground, entrant)
+    if ground.has_samples and entrant.precision != candidates.SOURCE and not entrant.out:
+        entrant = _judged_on(ground, entrant, baseline, "selection")
+    return entrant if entrant.out else _looks(ground, entrant)
+
+
+def _memory(ground: Ground, entrant: Entrant) -> Entrant:
+    peaks = [
+        ground.bench.measured(
+            f"{entrant.name}: memory {attempt}",
+            memory.Peak,
+            (entrant.depends, ground.reading.data_digest, ground.signature, attempt),
+            memory.measure,
+            entrant.subject,
+            ground.signature,
+            ground.split("selection"),
+        )
+        for attempt in range(1, MEMORY_PROCESSES + 1)
+    ]
+    top = max(peaks, key=lambda peak: peak.peak_mb)
+    limit = ground.bench.budgets.memory.peak_mb or 0.0
+    evidence = (
+        f"{top.imports_mb:.0f} MB after imports, {top.load_mb:.0f} MB after loading, {top.peak_mb:.0f} MB at the peak;"
+        f" highest of {len(peaks)} processes"
+    )
+    low = min(peak.peak_mb for peak in peaks)
+    verdict = Verdict(
+        "memory.peak_mb",
+        limit,
+        top.peak_mb,
+        low,
+        top.peak_mb,
+        len(peaks),
+        "PASS" if top.peak_mb <= limit else "FAIL",
+        evidence,
+    )
+    method = "VmHWM of a fresh process that imports what serving imports"
+    return entrant.found(
+        verdict, measured=[Measurement("memory.peak_mb", top.peak_mb, "MB", len(peaks), method, low, top.peak_mb)]
+    )
+
+
+def _looks(ground: Ground, entrant: Entrant) -> Entrant:
+    """Latency at the looks that were fixed beforehand, each in a process of its own, until every percentile is decided."""
+    before = 0
+    for calls in percentile.LOOKS:
+        run = _latency_run(ground, entrant, f"latency up to {calls} calls", calls - before)
+        before = calls
+        entrant = msgspec.structs.replace(entrant, latencies_ms=(*entrant.latencies_ms, tuple(run.latencies_ms)))
+        pooled = np.array([value for process in entrant.latencies_ms for value in process])
+        findings = {
+            key: percentile.look(pooled, _limit(ground, key), share, noise=ground.noise)
+            for key, share in _PERCENTILES.items()
+        }
+        entrant = _latency_found(ground, entrant, findings, unstable=run.unstable)
+        declared = [entrant.verdicts[key] for key in _PERCENTILES if key in entrant.verdicts]
+        if all(verdict.verdict != "INCONCLUSIVE" for verdict in declared) or entrant.out:
+            break
+    return entrant
+
+
+def _limit(ground: Ground, key: str) -> float:
+    """The declared limit; without one the finding is used for its figures alone."""
+    return next((limit.value for limit in limits(ground.bench.budgets) if limit.key == key), float("inf"))
+
+
+def _latency_run(ground: Ground, entrant: Entrant, what: str, calls: int) -> latency.LatencyRun:
+    batch = ground.bench.budgets.latency.batch
+    return ground.bench.measured(
+        f"{entrant.name}: {what}",
+        latency.LatencyRun,
+        (entrant.depends, ground.reading.data_digest, ground.signature, batch, calls, what),
+        latency.measure,
+        entrant.subject,
+        ground.signature,
+        ground.split("selection"),
+        batch,
+        calls,
+    )
+
+
+def _latency_found(ground: Ground, entrant: Entrant, findings: Mapping[str, Finding], *, unstable: bool) -> Entrant:
+    for key, finding in findings.items():
+        if finding.observed is not None:
+            method = f"single calls in process, {entrant.subject.options.threads} threads"
+            entrant = entrant.found(
+                measured=[Measurement(key, finding.observed, "ms", finding.n, method, finding.low, finding.high)]
+            )
+        limit = _limit(ground, key)
+        if np.isfinite(limit):
+            verdict = finding.against(key, limit)
+            if unstable:
+                verdict = msgspec.structs.replace(
+                    verdict, evidence=f"{verdict.evidence}; unstable: the warm-up never stood still"
+                )
+            entrant = entrant.found(verdict)
+    return entrant
+
+
+def confirmed(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
+    """The finals: samples that chose nothing, five fresh processes, and the speed-up against the source model.
+
+    Raises:
+        CandidateError: It fails on some sample, hangs or dies.
+    """
+    if ground.has_samples:
+        entrant = _judged_on(ground, entrant, baseline, "confirmation")
+    if not entrant.out and any(key in entrant.verdicts for key in _PERCENTILES):
+        entrant = _pooled(ground, entrant)
+    return entrant if entrant.out else _speed(ground, entrant, baseline)
+
+
+def _pooled(ground: Ground, entrant: Entrant) -> Entrant:
+    """Latency pooled over five fresh processes; calls that are alike need longer runs, so a second round is longer."""
+    for calls in percentile.LOOKS[:2]:
+        runs = [
+            _latency_run(ground, entrant, f"final latency of {calls} calls, process {n + 1}", calls)
+            for n in range(FINAL_PROCESSES)
+        ]
+        arrays = [np.array(run.latencies_ms) for run in runs]
+        findings = {
+            key: percentile.pooled(arrays, _limit(ground, key), share, ground.noise)
+            for key, share in _PERCENTILES.items()
+        }
+        entrant = msgspec.structs.replace(entrant, latencies_ms=tuple(tuple(run.latencies_ms) for run in runs))
+        entrant = _latency_found(ground, entrant, findings, unstable=any(run.unstable for run in runs))
+        if all(entrant.verdicts[key].verdict != "INCONCLUSIVE" for key in _PERCENTILES if key in entrant.verdicts):
+            break
+    return entrant
+
+
+def duel(ground: Ground, what: str, a: Entrant, b: Entrant, batch: int | None) -> timing.Duel:
+    """Time two entrants interleaved in one process, at `batch` rows a call or each at its own best batch."""
+    depends = (a.depends, b.depends, ground.reading.data_digest, ground.signature, batch)
+    arguments = (a.subject, b.subject, ground.signature, ground.split("selection"), batch)
+    return ground.bench.measured(what, timing.Duel, depends, timing.duel, *arguments)
+
+
+def _speed(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
+    limit = ground.bench.budgets.speed.min_speedup
+    found = duel(ground, f"{entrant.name}: speed-up against the source", entrant, baseline, None)
+    finding = comparison.speedup(
+        found.a_rows_per_s(), found.b_rows_per_s(), limit or 1.0, kind="min_speedup", seed=SEED
+    )
+    rows_per_s = float(np.median(found.a_rows_per_s()))
+    beside = f"rows a second against {baseline.name}, interleaved, {found.a_rows} and {found.b_rows} rows a call"
+    alone = f"{found.a_rows} rows a call on {entrant.subject.options.threads} threads"
+    measurements = [Measurement("speed.rows_per_s", rows_per_s, "rows/s", finding.n, alone)]
+    if finding.observed is not None:
+        measurements.append(
+            Measurement("speed.min_speedup", finding.observed, "times", finding.n, beside, finding.low, finding.high)
+        )
+    verdicts = [finding.against("speed.min_speedup", limit)] if limit is not None else []
+    return entrant.found(*verdicts, measured=measurements)

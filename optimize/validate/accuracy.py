@@ -1,0 +1,165 @@
+"""Hold a candidate's stored answers against the source model's: what was lost, and how many answers changed."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from optimize.budgets import AccuracyBudget
+from optimize.errors import SourceError
+from optimize.evidence import accuracy as rules
+from optimize.evidence import metrics
+from optimize.evidence.finding import Finding
+from optimize.manifest import Signature
+from optimize.runtime.session import first_line
+from optimize.source import samples as sampling
+from optimize.source.imports import attribute
+from optimize.validate import answers
+
+Array = npt.NDArray[Any]
+SEED = 20_240_101
+MOST_FLIPPED = 20
+_CLASSIFYING = ("top1", "f1", "auc")
+_NUMERIC = ("mae", "rmse", "spearman")
+# Numbers agree when they differ by less than this share of the spread of the source's answers.
+NUMBERS_AGREE_WITHIN = 0.01
+
+
+class Accuracy(Struct, frozen=True):
+    """What was found on one split: the drop (None without labels), the agreement, and which samples changed."""
+
+    drop: Finding | None
+    agreement: Finding
+    flipped: tuple[int, ...]
+    lost_by_class: dict[str, int]
+
+
+def judge(
+    budget: AccuracyBudget,
+    base: Path,
+    signature: Signature,
+    split: Path,
+    source: Path,
+    candidate: Path,
+    limit: int | None = None,
+) -> Accuracy:
+    """Judge stored answers to (the first `limit` rows of) a split.
+
+    Where the budget declares no limit, the finding's interval still stands, held against a limit of 0.
+
+    Raises:
+        SourceError: The metric cannot be used on these outputs and labels.
+    """
+    name = _output(budget, signature)
+    before = _stacked(answers.read_output(source, signature, name)[:limit])
+    after = _stacked(answers.read_output(candidate, signature, name)[:limit])
+    labels = _labels(split, limit)
+    equal = _equal(before, after, budget.metric)
+    changed = np.flatnonzero(~equal)
+    return Accuracy(
+        drop=None if labels is None else _drop(budget, base, before, after, labels),
+        agreement=rules.agreement(equal, budget.min_agreement or 0.0, budget.confidence),
+        flipped=tuple(int(index) for index in changed[:MOST_FLIPPED]),
+        lost_by_class=_lost_by_class(budget, before, after, labels),
+    )
+
+
+def _output(budget: AccuracyBudget, signature: Signature) -> str:
+    names = [spec.name for spec in signature.outputs]
+    if budget.output is None and len(names) == 1:
+        return names[0]
+    if budget.output not in names:
+        said = "is not declared" if budget.output is None else f"= {budget.output!r} is not one of them"
+        raise SourceError(
+            f"accuracy.output {said}; the model's outputs are {', '.join(names)}: name the one that the metric reads"
+        )
+    return budget.output
+
+
+def _stacked(rows: list[Array]) -> Array:
+    """Rows as one array; rows of different shapes as an array of arrays."""
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    ragged = np.empty(len(rows), dtype=object)
+    ragged[:] = rows
+    return ragged
+
+
+def _labels(split: Path, limit: int | None) -> Array | None:
+    found = [batch.labels for batch in sampling.read(split)]
+    if any(labels is None for labels in found):
+        return None
+    return np.concatenate([labels for labels in found if labels is not None])[:limit]
+
+
+def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, labels: Array) -> Finding:
+    max_drop = budget.max_drop or 0.0
+    if ":" not in budget.metric:
+        metric = metrics.built_in(budget.metric)
+        return metrics.drop(metric, before, after, labels, max_drop, budget.confidence, SEED)
+    function = attribute(budget.metric, base)
+
+    def scores(outputs: Array, labels: Array) -> Array:
+        try:
+            return np.asarray(function(outputs, labels))
+        except Exception as error:
+            raise SourceError(f"{budget.metric} failed: {type(error).__name__}: {first_line(error)}") from error
+
+    source, candidate = scores(before, labels), scores(after, labels)
+    if source.ndim == 0:
+
+        def both(chosen: npt.NDArray[np.intp]) -> tuple[float, float]:
+            return float(scores(before[chosen], labels[chosen])), float(scores(after[chosen], labels[chosen]))
+
+        return rules.set_drop(both, len(labels), max_drop, budget.confidence, SEED)
+    if source.shape != (len(labels),):
+        raise SourceError(
+            f"{budget.metric} gave shape {list(source.shape)}; wanted one score a sample ({len(labels)}), or one number"
+        )
+    if source.dtype == bool:
+        return rules.paired_drop(source, candidate, max_drop, budget.confidence)
+    return rules.score_drop(source.astype(float), candidate.astype(float), max_drop, budget.confidence, SEED)
+
+
+def _equal(before: Array, after: Array, metric: str) -> npt.NDArray[np.bool_]:
+    """Which rows have the same answer: the same class, the same discrete values, or numbers that differ by next to nothing."""
+    if before.dtype == object and before.ndim == 1:
+        spread = float(np.std(np.concatenate([row.ravel() for row in before]))) if before[0].dtype.kind == "f" else 0.0
+        return np.array([_row_equal(a, b, metric, spread) for a, b in zip(before, after, strict=True)], dtype=bool)
+    if before.dtype.kind != "f":
+        return _all_axes(before == after)
+    if metric not in _NUMERIC and before.ndim > 1 and before.shape[-1] > 1:
+        return _all_axes(before.argmax(axis=-1) == after.argmax(axis=-1)) & np.isfinite(_flat(after)).all(axis=1)
+    if metric in _CLASSIFYING:
+        return _all_axes((before > 0.5) == (after > 0.5))
+    return _all_axes(np.abs(before - after) <= NUMBERS_AGREE_WITHIN * float(np.std(before)))
+
+
+def _row_equal(before: Array, after: Array, metric: str, spread: float) -> bool:
+    if before.shape != after.shape:
+        return False
+    if before.dtype.kind != "f":
+        return bool((before == after).all())
+    if metric not in _NUMERIC and before.ndim > 0 and before.shape[-1] > 1:
+        return bool((before.argmax(axis=-1) == after.argmax(axis=-1)).all())
+    return bool((np.abs(before - after) <= NUMBERS_AGREE_WITHIN * spread).all())
+
+
+def _flat(rows: Array) -> Array:
+    return rows.reshape(len(rows), -1)
+
+
+def _all_axes(equal: Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(_flat(equal).all(axis=1), dtype=np.bool_)
+
+
+def _lost_by_class(budget: AccuracyBudget, before: Array, after: Array, labels: Array | None) -> dict[str, int]:
+    """Right answers that became wrong, counted by label, most first; classification by `top1` or `f1` only."""
+    if labels is None or budget.metric not in ("top1", "f1"):
+        return {}
+    top1 = metrics.built_in("top1")
+    lost = (top1.read(before, labels) == labels) & (top1.read(after, labels) != labels)
+    return {str(label): count for label, count in Counter(labels[lost].tolist()).most_common()}

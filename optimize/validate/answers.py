@@ -1,0 +1,95 @@
+"""Run a subject over the samples of a split, once, at the batch sizes that serving uses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from optimize.errors import CandidateError
+from optimize.manifest import Signature
+from optimize.runtime.session import Session, first_line
+from optimize.source import samples as sampling
+from optimize.source.samples import Arrays, Batch
+from optimize.subject import Subject, opened
+
+Array = npt.NDArray[Any]
+
+
+def record(
+    subject: Subject,
+    signature: Signature,
+    split: Path,
+    target: Path,
+    limit: int | None = None,
+    batch: int | None = None,
+) -> int:
+    """Store the answers to (at most `limit` rows of) a split, executed in batches of `batch` rows, and return the rows.
+
+    By default a batch is the largest that serving forms, since an answer may depend on its batch. The file holds arrays
+    `INDEX/NAME`, one INDEX per execution, each output cut along its batch axis where it has one.
+
+    Raises:
+        CandidateError: The subject fails on a batch, or answers NaN where its inputs hold none.
+    """
+    arrays: Arrays = {}
+    done = 0
+    with opened(subject) as session:
+        for index, (inputs, rows) in enumerate(
+            executions(signature, sampling.read(split), batch or signature.max_batch, limit)
+        ):
+            for name, value in _answer(session, inputs, done).items():
+                arrays[f"{index}/{name}"] = value
+            done += rows
+    np.savez(target, allow_pickle=False, **arrays)
+    return done
+
+
+def executions(
+    signature: Signature, batches: list[Batch], size: int, limit: int | None = None
+) -> Iterator[tuple[Arrays, int]]:
+    """Cut the samples into executions of at most `size` rows, in order; rows of different batches never meet."""
+    left = limit if limit is not None else sum(sampling.row_count(signature, batch.inputs) for batch in batches)
+    axes = {spec.name: spec.batch_axis for spec in signature.inputs}
+    for batch in batches:
+        count = sampling.row_count(signature, batch.inputs)
+        step = size if signature.batchable else count
+        for start in range(0, count, step):
+            if left <= 0:
+                return
+            stop = min(start + step, count, start + left) if signature.batchable else count
+            yield {name: _cut(value, axes[name], start, stop) for name, value in batch.inputs.items()}, stop - start
+            left -= stop - start
+
+
+def _cut(value: Array, axis: int | None, start: int, stop: int) -> Array:
+    return value if axis is None else value[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _answer(session: Session, inputs: Arrays, row: int) -> Arrays:
+    try:
+        answers = session.run(inputs)
+    except Exception as error:
+        raise CandidateError(f"fails on the samples from row {row} on: {first_line(error)}") from error
+    for name, value in answers.items():
+        if value.dtype.kind == "f" and np.isnan(value).any() and not any(_has_nan(array) for array in inputs.values()):
+            raise CandidateError(f"answers NaN in output {name!r} on the samples from row {row} on")
+    return answers
+
+
+def _has_nan(array: Array) -> bool:
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+def read_output(path: Path, signature: Signature, name: str) -> list[Array]:
+    """The stored answers of one output, one array a row; an output without a batch axis counts as one row an execution."""
+    axis = next(spec.batch_axis for spec in signature.outputs if spec.name == name)
+    found: list[Array] = []
+    with np.load(path, allow_pickle=False) as archive:
+        for key in sorted(
+            (key for key in archive.files if key.split("/", 1)[1] == name), key=lambda key: int(key.split("/", 1)[0])
+        ):
+            value = archive[key]
+            found.extend([value] if axis is None else np.moveaxis(value, axis, 0))
+    return found
