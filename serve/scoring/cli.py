@@ -1,0 +1,44 @@
+"""`optimize score`: arguments and the last line. No heavy library is imported before the function runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimize.errors import Exit
+
+
+def score(
+    model: Annotated[str, typer.Argument(help="Name of a published model.")],
+    input_path: Annotated[Path, typer.Option("--input", help="Parquet file: one column per model input.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for the part files; new or empty, or with --resume a begun job's.")
+    ],
+    registry: Annotated[Path, typer.Option(help="Where versions are published.")] = Path("artifacts"),
+    version: Annotated[int | None, typer.Option(min=1, help="A published version; by default the current one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default as many as the cores carry.")
+    ] = None,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the parts that are there.")] = False,
+) -> Exit:
+    """Score the rows of a Parquet file with a published model."""
+    from serve.scoring import job  # noqa: PLC0415 - it imports pyarrow and onnxruntime
+
+    summary = job.run(
+        job.Request(
+            model=model,
+            input=input_path,
+            output=output,
+            registry=registry,
+            version=version,
+            resume=resume,
+            workers=workers,
+        )
+    )
+    typer.echo(
+        f"{output}: {summary.rows:,} rows in {summary.parts} part{'s' if summary.parts > 1 else ''}, by {model} version"
+        f" {summary.version} ({summary.digest[:12]}); {summary.rows_scored:,} of them now, in {summary.seconds:.1f} s"
+        f" ({summary.rows_per_s:,.0f} rows/s)"
+    )
+    return Exit.OK

@@ -1,0 +1,150 @@
+"""Score a file: the story, in order."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from optimize.errors import ArtifactError, UserError
+from optimize.manifest import Manifest
+from optimize.registry import Registry
+from optimize.runtime.curve import Curve
+from serve.scoring import plan, progress
+from serve.scoring.answers import output_schema
+from serve.scoring.cluster import local_ray
+from serve.scoring.columns import check_schema
+from serve.scoring.folder import JOB_SCHEMA, Job, Summary, check_free, held, recorded
+from serve.scoring.source import Source, describe, stored_row_bytes
+from serve.scoring.worker import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for; `version` and `workers` are chosen where they are None."""
+
+    model: str
+    input: Path
+    output: Path
+    registry: Path
+    version: int | None = None
+    resume: bool = False
+    workers: int | None = None
+
+
+def run(request: Request) -> Summary:
+    """Score every row of a file once, into parts in the output folder.
+
+    All that the user could have to mend is found before Ray starts, apart from single rows.
+
+    Raises:
+        UserError: The request, the file's columns or a row do not fit, or the folder belongs to something else.
+        ProveserveError: The version is missing or damaged, the model fails on a row, or workers die over it.
+    """
+    began_s = time.monotonic()
+    manifest = _manifest(request)
+    workers = worker_count(request.workers, manifest.artifact.options.threads, len(os.sched_getaffinity(0)))
+    source, metadata, schema = describe(request.input)
+    check_schema(schema, manifest.signature, str(request.input))
+    job = _job(manifest, source, stored_row_bytes(metadata, [spec.name for spec in manifest.signature.inputs]))
+    tasks = plan.tasks(source.row_groups, job.slice_rows, manifest.signature.max_batch)
+    if not request.resume:
+        check_free(request.output)
+    with held(request.output, job) as folder:
+        missing = folder.missing(tasks)
+        work = _work(request, manifest, job)
+        start_up_s = _score(work, missing, min(workers, len(missing))) if missing else 0.0
+        seconds = time.monotonic() - began_s
+        scored = sum(task.rows for task in missing)
+        summary = Summary(
+            model=manifest.model,
+            version=manifest.version,
+            digest=manifest.digest,
+            rows=source.rows,
+            parts=len(tasks),
+            rows_scored=scored,
+            seconds=round(seconds, 3),
+            start_up_s=round(start_up_s, 3),
+            rows_per_s=round(scored / seconds, 1),
+        )
+        folder.finish(summary)
+    return summary
+
+
+def worker_count(asked: int | None, threads: int, cores: int) -> int:
+    """How many workers run: as many as the cores carry, or what was asked for.
+
+    Raises:
+        UserError: More were asked for than the cores carry.
+    """
+    carried = max(cores // threads, 1)
+    if asked is not None and asked > carried:
+        raise UserError(
+            f"--workers {asked}: {asked} x {threads} thread{'s' if threads > 1 else ''} of the artefact are more than the"
+            f" {cores} cores here; wanted at most --workers {carried}"
+        )
+    return asked or carried
+
+
+def _manifest(request: Request) -> Manifest:
+    """The version that was asked for, else the one that a resumed job began with, else the current one."""
+    begun = recorded(request.output) if request.resume else None
+    version = begun.version if begun is not None and begun.model == request.model else None
+    manifest = Registry(request.registry).load(request.model, request.version or version)
+    artifact = manifest.artifact
+    if artifact.format != "onnx" or artifact.options.target != "cpu":
+        raise ArtifactError(
+            f"{manifest.model} version {manifest.version} is {artifact.format} for {artifact.options.target}; scoring runs onnx"
+            " for cpu: name such a version with --version"
+        )
+    return manifest
+
+
+def _job(manifest: Manifest, source: Source, stored_bytes: float) -> Job:
+    signature = manifest.signature
+    columns: pa.Schema = output_schema(signature)
+    batch = signature.max_batch
+    row_s = Curve(manifest.curve).p95_s(batch) / batch
+    row_bytes = plan.row_bytes(signature, stored_bytes)
+    return Job(
+        schema=JOB_SCHEMA,
+        model=manifest.model,
+        version=manifest.version,
+        digest=manifest.digest,
+        input=source,
+        slice_rows=plan.slice_rows(source.rows, row_bytes, row_s, batch),
+        columns=tuple(f"{field.name}: {field.type}" for field in columns),
+    )
+
+
+def _work(request: Request, manifest: Manifest, job: Job) -> Work:
+    """What workers are told; the files of the version are held against their digests."""
+    registry = Registry(request.registry)
+    return Work(
+        model_path=registry.model_file(manifest).absolute(),
+        options=manifest.artifact.options,
+        signature=manifest.signature,
+        golden_path=registry.blob(manifest.golden.blob).absolute(),
+        golden=manifest.golden,
+        source=job.input,
+        slice_rows=job.slice_rows,
+        folder=request.output.absolute(),
+    )
+
+
+def _score(work: Work, missing: list[plan.Task], workers: int) -> float:
+    """Score tasks over workers; returns the seconds until the first of them was open."""
+    began_s = time.monotonic()
+    progress.note(f"starting {workers} worker{'s' if workers > 1 else ''}")
+    with local_ray(workers * work.options.threads):
+        from serve.scoring.pool import Pool  # noqa: PLC0415 - it imports ray, which local_ray comes before
+
+        pool = Pool(work, workers)
+        pool.open()
+        start_up_s = time.monotonic() - began_s
+        rows = work.source.rows
+        with progress.shown(rows, rows - sum(task.rows for task in missing)) as advance:
+            for task in pool.run(missing):
+                advance(task.rows)
+    return start_up_s

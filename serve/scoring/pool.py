@@ -1,0 +1,135 @@
+"""Tasks over Ray actors, and over another one where an actor died."""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+
+from optimize.errors import ProveserveError
+from optimize.runtime.session import first_line
+from serve.scoring.plan import Task
+from serve.scoring.worker import Scorer, Work
+
+MAX_ATTEMPTS = 3
+"""Workers that may die over one task, or while they start, before the job gives up."""
+
+_WAIT_S = 1.0
+_DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+
+
+class Losses:
+    """Counts the workers that died, by what they were doing."""
+
+    def __init__(self) -> None:
+        self._count: Counter[int | None] = Counter()
+
+    def add(self, task: Task | None) -> None:
+        """Take note that a worker died over `task`, or while it started (None).
+
+        Raises:
+            ProveserveError: It was one too many.
+        """
+        key = None if task is None else task.index
+        self._count[key] += 1
+        if self._count[key] < MAX_ATTEMPTS:
+            return
+        raise ProveserveError(
+            f"{_place(task)}: {MAX_ATTEMPTS} workers died; finished parts are kept: if memory was short, go on with --resume"
+            " and fewer --workers"
+        )
+
+
+def _place(task: Task | None) -> str:
+    if task is None:
+        return "opening the model"
+    return f"rows {task.first_row} to {task.first_row + task.rows - 1} (row group {task.row_group})"
+
+
+class _Actor:
+    """A worker process. It opens its model when told to, so that a failure there arrives as the error that it is."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def open(self) -> None:
+        """Open the model."""
+        self._scorer = Scorer(self._work)
+
+    def score(self, task: Task) -> None:
+        """Score one task."""
+        self._scorer.score(task)
+
+
+class Pool:
+    """Workers of a running Ray, which score tasks in order, each as soon as it is free."""
+
+    def __init__(self, work: Work, workers: int) -> None:
+        self._actor = ray.remote(num_cpus=work.options.threads, max_restarts=0)(_Actor)
+        self._work = work
+        self._running: dict[Any, tuple[Any, Task | None]] = {}
+        self._idle: deque[Any] = deque()
+        self._waiting: deque[Task] = deque()
+        self._losses = Losses()
+        for _ in range(workers):
+            self._start_worker()
+
+    def open(self) -> None:
+        """Return when a first worker has opened its model and replayed the golden inputs.
+
+        Raises:
+            ProveserveError: The model does not open, does not answer as it did, or the workers die.
+        """
+        while not self._idle:
+            self._step()
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Task]:
+        """Score every task and give each as its part is there.
+
+        Raises:
+            ProveserveError: A task failed, or too many workers died over it.
+        """
+        self._waiting.extend(tasks)
+        left = len(tasks)
+        while left:
+            while self._waiting and self._idle:
+                actor = self._idle.popleft()
+                task = self._waiting.popleft()
+                self._running[actor.score.remote(task)] = (actor, task)
+            done = self._step()
+            if done is not None:
+                left -= 1
+                yield done
+
+    def _start_worker(self) -> None:
+        actor = self._actor.remote(self._work)
+        self._running[actor.open.remote()] = (actor, None)
+
+    def _step(self) -> Task | None:
+        """Wait for what happens next, and give the task that it completed, if it did."""
+        ready: list[Any] = []
+        while not ready:
+            ready, _ = ray.wait(list(self._running), timeout=_WAIT_S)
+        actor, task = self._running.pop(ready[0])
+        try:
+            ray.get(ready[0])
+        except _DEATHS:
+            self._losses.add(task)
+            if task is not None:
+                self._waiting.appendleft(task)
+            self._start_worker()
+            return None
+        except ray.exceptions.RayError as error:
+            raise _cause(error, task) from None
+        self._idle.append(actor)
+        return task
+
+
+def _cause(error: Any, task: Task | None) -> ProveserveError:
+    """The error that a worker raised, as it raised it; others in one sentence."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, ProveserveError):
+        return cause
+    return ProveserveError(
+        f"{_place(task)}: {type(cause).__name__}: {first_line(cause)}; finished parts are kept: mend that, and go on with --resume"
+    )
