@@ -1,0 +1,82 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from optimize.registry import Registry
+from protos import open_inference_pb2 as pb
+from protos import open_inference_pb2_grpc
+from serve import codec
+from serve.hosting import Models
+from tests.conformance import models
+from tests.serving import bare, served
+
+TIMEOUT_S = 20.0
+
+
+class Target:
+    """A server under test, over one channel."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
+        self.stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def infer(self, request: pb.ModelInferRequest, timeout: float = TIMEOUT_S) -> pb.ModelInferResponse:
+        return self.stub.ModelInfer(request, timeout=timeout)
+
+    def refusal(self, request: pb.ModelInferRequest, timeout: float = TIMEOUT_S) -> tuple[grpc.StatusCode, str]:
+        """The code and text that a call is refused with."""
+        with pytest.raises(grpc.RpcError) as caught:
+            self.infer(request, timeout)
+        return caught.value.code(), caught.value.details()
+
+    def good_call(self, model: str = "identity") -> None:
+        x = np.arange(8, dtype=np.float32).reshape(2, 4)
+        outputs = codec.read_outputs(self.infer(codec.write_request(model, {"x": x})))
+        np.testing.assert_array_equal(next(iter(outputs.values())), x)
+
+    def accepts(self, model: str) -> bool:
+        return bool(self.stub.ModelReady(pb.ModelReadyRequest(name=model), timeout=TIMEOUT_S).ready)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("registry")
+    models.publish_all(root, tmp_path_factory.mktemp("models"))
+    return root
+
+
+@pytest.fixture(scope="session", params=["bare", "ray", "address"])
+def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
+    address = request.config.getoption("--address")
+    if request.param == "address":
+        if address is None:
+            pytest.skip("no --address given")
+        yield Target(address)
+        return
+    published = Registry(registry)
+
+    async def fill(hosted: Models) -> None:
+        for name in published.models():
+            await hosted.load(published, published.load(name))
+
+    running = bare(published.models(), fill) if request.param == "bare" else served(registry)
+    with running as service:
+        target = Target(service.address)
+        yield target
+        target.channel.close()
+
+
+@pytest.fixture
+def target(server: Target) -> Iterator[Target]:
+    """The server; after each case one good call must succeed."""
+    yield server
+    server.good_call()
+
+
+@pytest.fixture
+def x() -> np.ndarray:
+    return np.arange(8, dtype=np.float32).reshape(2, 4)

@@ -1,0 +1,164 @@
+"""Start services for tests: a bare grpc.aio server in this process, or `optimize serve` on Ray in one of its own."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+
+from optimize.registry import Registry
+from serve.hosting import Models
+from serve.routes import SERVER_OPTIONS, add_services
+from serve.servicer import Servicer
+
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import sys, typer, optimize.cli as c, serve.cli as s; a = typer.Typer(); a.callback()(lambda: None);"
+    " a.command('serve')(c._reported(s.serve)); a()",
+)
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Bare:
+    """A bare server: its address, its models, and a way to run something on its loop."""
+
+    address: str
+    models: Models
+    loop: asyncio.AbstractEventLoop
+
+    def spawn(self, coroutine: Any) -> Future:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Any) -> Any:
+        return self.spawn(coroutine).result(timeout=30)
+
+
+@contextlib.contextmanager
+def bare(names: list[str], fill: Callable[[Models], Awaitable[None]]) -> Iterator[Bare]:
+    """The servicer behind a plain grpc.aio server; `fill` opens models on its loop, after the server has started."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="bare-server")
+    thread.start()
+
+    async def start() -> tuple[grpc.aio.Server, Models, int]:
+        models = Models(names)
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        add_services(Servicer(models), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        await fill(models)
+        return server, models, port
+
+    async def stop() -> None:
+        await models.drain()
+        await server.stop(grace=2)
+
+    try:
+        server, models, port = asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
+        try:
+            yield Bare(f"127.0.0.1:{port}", models, loop)
+        finally:
+            asyncio.run_coroutine_threadsafe(stop(), loop).result(timeout=30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@dataclass
+class Served:
+    """A running `optimize serve`."""
+
+    process: subprocess.Popen[str]
+    address: str
+    ready: list[str]
+    output: list[str]
+
+    def family(self) -> list[psutil.Process]:
+        """The command's process and every process below it."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def served(registry: Path, *arguments: str) -> Iterator[Served]:
+    """`optimize serve` on a free port, until the block ends; in a process group of its own, as a terminal would start it."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--registry", str(registry), "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+        cwd=registry,
+    )
+    output: list[str] = []
+    started = threading.Event()
+    models = arguments.count("--model") or len(Registry(registry).models())
+    reader = threading.Thread(target=_read, args=(process, output, models, started))
+    reader.start()
+    try:
+        assert started.wait(START_TIMEOUT_S), f"not ready in {START_TIMEOUT_S} s:\n" + "".join(output)
+        ready = [line for line in output if line.startswith("READY ")]
+        assert ready, f"ended with {process.wait()}:\n" + "".join(output)
+        address = ready[0].split("address=")[1].split()[0]
+        yield Served(process, address, ready, output)
+    finally:
+        family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for leftover in psutil.wait_procs(family, timeout=10)[1]:
+            leftover.kill()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _read(process: subprocess.Popen[str], output: list[str], models: int, started: threading.Event) -> None:
+    """Collect the lines; `started` is set by the last model's READY line, or by the end."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        output.append(line)
+        models -= line.startswith("READY ")
+        if models == 0:
+            started.set()
+    started.set()
+
+
+def gone(processes: list[psutil.Process], timeout_s: float = 15.0) -> bool:
+    """Whether all of them end in time; a zombie that only its parent can bury has ended."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if not [process for process in processes if _alive(process)]:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
