@@ -1,0 +1,46 @@
+# One command per chore; CI calls the same. `make demo` and `make test` are all that anyone needs to type.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+
+.PHONY: setup demo test lint bench protos
+
+setup: $(VENV)/.installed
+
+# A machine without a GPU gets a CPU build of torch where one can be had: among the indexes that pip is set up with, else on
+# PyTorch's own. PyPI's Linux build comes last, since it brings several GB of CUDA libraries.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@if command -v nvidia-smi >/dev/null 2>&1; then \
+	  echo "setup: a GPU is here; installing torch $(TORCH) with CUDA (several GB)"; \
+	elif $(PIP) torch==$(TORCH)+cpu 2>/dev/null; then \
+	  echo "setup: installed the CPU build of torch $(TORCH) (about 200 MB)"; \
+	elif $(PIP) --timeout 15 --retries 0 --extra-index-url $(CPU_INDEX) torch==$(TORCH)+cpu 2>/dev/null; then \
+	  echo "setup: installed the CPU build of torch $(TORCH) from PyTorch's index (about 200 MB)"; \
+	else \
+	  echo "setup: no CPU build of torch $(TORCH) can be had; pip now downloads the default build (several GB on Linux)"; \
+	fi
+	@echo "setup: installing proveserve with its extras cpu, examples and dev"
+	$(PIP) --editable '.[cpu,examples,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/optimize export --budget budgets.toml
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks
+
+protos: setup
+	$(BIN)/python -m protos.generate
