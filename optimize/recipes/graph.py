@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper
+from onnx import helper, inliner, numpy_helper, version_converter
 
-from optimize.errors import SourceError
+from optimize.errors import CandidateError, SourceError
 from optimize.recipes import storage, types
 
 ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -55,15 +55,31 @@ def prepare(source: Path, target: Path) -> tuple[str, ...]:
     return notes
 
 
-def normalised(source: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The prepared model in memory, with the notes of :func:`prepare`; preparing it again changes nothing."""
+def normalised(source: Path, *, least_opset: int = 0) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The prepared model in memory, with the notes of :func:`prepare`; preparing it again changes nothing.
+
+    A recipe whose operators need a newer ONNX version than the model has names it as `least_opset`.
+    """
     model = storage.read(source)
     if model.functions:
         model = inliner.inline_local_functions(model)
+    if opset(model) < least_opset:
+        model = _raised(model, least_opset)
     rename_redefined(model.graph)
     lift_constants(model.graph)
     types.complete(model)
     return model, tuple(body_notes(model.graph))
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the standard operators that the model is written in."""
+    return next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
+
+
+def import_domain(model: onnx.ModelProto, domain: str, version: int = 1) -> None:
+    """Declare that the model uses the operators of another domain."""
+    if all(entry.domain != domain for entry in model.opset_import):
+        model.opset_import.add(domain=domain, version=version)
 
 
 def rename_redefined(graph: onnx.GraphProto) -> None:
@@ -141,6 +157,17 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     if len(kept) < len(graph.initializer):
         del graph.initializer[:]
         graph.initializer.extend(kept)
+
+
+def _raised(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    try:
+        return version_converter.convert_version(model, least)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CandidateError(
+            f"the model is written in opset {opset(model)}, and converting it to {least} failed ({reason}); export it with"
+            f" opset {least} or newer"
+        ) from None
 
 
 def _single(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:

@@ -11,11 +11,12 @@ from onnx import TensorProto
 from optimize.errors import CandidateError
 from optimize.recipes import calibration as samples
 from optimize.recipes import graph as graphs
-from optimize.recipes import placement, qdq, ranges, storage, types
+from optimize.recipes import placement, qdq, ranges, reasons, storage, tables, types
 from optimize.recipes.built import Built
 
 Method = Literal["minmax"]
 
+_LEAST_OPSET = 13  # scales per channel
 _CALIBRATORS = {"minmax": ranges.minmax}
 
 
@@ -35,26 +36,26 @@ def build(
     Raises:
         CandidateError: The samples cannot calibrate, or nothing was quantised.
     """
-    model, notes = graphs.normalised(source)
+    model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
     batches = samples.checked(model.graph, calibration)
     found = _CALIBRATORS[method](source, _activations(model.graph), batches)
     placed = placement.place(model.graph, found, asymmetric=not symmetric)
     qdq.write(model.graph, placed, found, symmetric=symmetric)
+    if not symmetric:
+        tables.quantise(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only
     graphs.drop_unused(model.graph)
     changed = count_quantised(model.graph)
     if not changed:
-        raise CandidateError(
-            "nothing was quantised: the main graph has no Conv, Gemm or MatMul with constant weights and finite values"
-        )
+        raise CandidateError(reasons.nothing_quantised(model.graph))
     return Built(storage.write(model, folder / "model.onnx"), changed, notes)
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:
-    """Nodes whose first input is an activation that comes out of DequantizeLinear."""
-    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    return sum(
-        node.op_type != "QuantizeLinear" and len(node.input) > 0 and node.input[0] in dequantised for node in graph.node
-    )
+    """Nodes that read an activation out of DequantizeLinear, or look up rows of an 8-bit table."""
+    quantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    quantised |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
+    pairs = ("QuantizeLinear", "DequantizeLinear")
+    return sum(node.op_type not in pairs and any(name in quantised for name in node.input[:1]) for node in graph.node)
 
 
 def _activations(graph: onnx.GraphProto) -> list[str]:
