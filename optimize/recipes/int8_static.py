@@ -37,6 +37,8 @@ def build(
         CandidateError: The samples cannot calibrate, or nothing was quantised.
     """
     model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
+    if not placement.anchors(model.graph, asymmetric=not symmetric):
+        raise CandidateError(reasons.nothing_quantised(model.graph))
     batches = samples.checked(model.graph, calibration)
     found = _CALIBRATORS[method](source, _activations(model.graph), batches)
     placed = placement.place(model.graph, found, asymmetric=not symmetric)
