@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import ray
@@ -48,8 +50,10 @@ def running(plan: Plan) -> Iterator[None]:
     Raises:
         ArtifactError: A model cannot be served as it was published.
     """
+    folder = tempfile.mkdtemp(prefix="proveserve-")
     try:
         ray.init(
+            _temp_dir=folder,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -70,6 +74,7 @@ def running(plan: Plan) -> Iterator[None]:
             ray.serve.shutdown()
     finally:
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)  # the last of Ray's daemons may still be writing its log
 
 
 def _run(plan: Plan) -> ray.serve.handle.DeploymentHandle:

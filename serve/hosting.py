@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import grpc
-from optimize.runtime.batcher import Batcher, BatcherOptions
 
 from optimize.errors import ArtifactError, InputError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
 from optimize.runtime import golden
+from optimize.runtime.batcher import Batcher, BatcherOptions
 from optimize.runtime.curve import Curve
 from optimize.runtime.session import Array, OnnxSession, check_inputs
 from serve import codec, health

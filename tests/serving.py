@@ -21,12 +21,7 @@ from serve.hosting import Models
 from serve.routes import SERVER_OPTIONS, add_services
 from serve.servicer import Servicer
 
-COMMAND = (
-    sys.executable,
-    "-c",
-    "import sys, typer, optimize.cli as c, serve.cli as s; a = typer.Typer(); a.callback()(lambda: None);"
-    " a.command('serve')(c._reported(s.serve)); a()",
-)
+COMMAND = (str(Path(sys.executable).with_name("optimize")),)
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
