@@ -96,5 +96,5 @@ def _ratio(
     if numerators.shape != denominators.shape or not numerators.size:
         raise ValueError(f"wanted equally many blocks of both, got {numerators.size} and {denominators.size}")
     logs = np.log(numerators / denominators)
-    low, high = np.quantile(bootstrap.means(logs, seed), [1.0 - confidence, confidence])
+    low, high = bootstrap.mean_bounds(logs, confidence, seed)
     return math.exp(logs.mean()), math.exp(low), math.exp(high)

@@ -43,8 +43,10 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def settling(needed: int | None, noun: str) -> str:
-    """The last clause of an INCONCLUSIVE sentence: what would settle it."""
+def settling(verdict: Outcome, needed: int | None, noun: str) -> str:
+    """The last clause of an INCONCLUSIVE sentence, what would settle it; nothing after another verdict."""
+    if verdict != "INCONCLUSIVE":
+        return ""
     if needed is None:
-        return f"so close to the limit that no number of {noun} can be named that would settle it"
-    return f"about {needed:,} {noun} in all would settle it"
+        return f"; too near the limit for any number of {noun} to be named that would settle it"
+    return f"; about {needed:,} {noun} in all would settle it"

@@ -115,7 +115,7 @@ def _class_labels(labels: Array, name: str) -> None:
 def _within(labels: Array, classes: int, name: str) -> None:
     if labels.min() < 0 or labels.max() >= classes:
         raise SourceError(
-            f"metric {name}: labels go from {labels.min()} to {labels.max()}; wanted 0 to {classes - 1}, as the output has {classes} classes"
+            f"metric {name}: labels go from {labels.min()} to {labels.max()}; wanted 0 to {classes - 1}, the output's classes"
         )
 
 

@@ -24,7 +24,7 @@ from optimize.evidence.binomial import (
 from optimize.evidence.blocks import BLOCKS, block_rule, split_blocks
 from optimize.evidence.finding import Finding, finite, settling
 from optimize.evidence.quantile import named, quantile
-from optimize.evidence.ranks import correlation, mean_ranks
+from optimize.evidence.ranks import autocorrelation
 from optimize.manifest import Outcome
 
 Latencies = npt.NDArray[np.floating[Any]]
@@ -67,15 +67,8 @@ def percentile_bounds(latencies_ms: Latencies, percentile: float, confidence: fl
 
 
 def lag1_autocorrelation(values: npt.NDArray[np.floating[Any]]) -> float:
-    """Correlation of each value's rank with the next one's: how alike consecutive calls are; 0 where all are equal.
-
-    Ranks, since one outlier would hide the likeness of all other calls from a plain correlation.
-    """
-    if len(values) < 3:
-        return 0.0
-    ranks = mean_ranks(values)
-    found = correlation(ranks[:-1], ranks[1:])
-    return found if math.isfinite(found) else 0.0
+    """How alike consecutive calls are: the correlation of each one's rank with the next one's."""
+    return autocorrelation(values, 1)
 
 
 def one_look(
@@ -86,22 +79,8 @@ def one_look(
     `noise` is the machine's own, as a share: the limit is tightened by it for PASS and widened by it for FAIL. `low` and `high` are
     bounds of the percentile at confidence 1 - alpha.
     """
-    latencies = np.asarray(latencies_ms, float)
-    n = len(latencies)
-    to_pass, to_fail = _over(latencies, limit_ms * (1.0 - noise)), _over(latencies, limit_ms * (1.0 + noise))
-    verdict: Outcome = "INCONCLUSIVE"
-    if percentile_rule(to_pass, n, percentile, alpha) == "PASS":
-        verdict = "PASS"
-    elif percentile_rule(to_fail, n, percentile, alpha) == "FAIL":
-        verdict = "FAIL"
-    needed = _needed(to_pass, to_fail, n, percentile, alpha) if verdict == "INCONCLUSIVE" else None
-    observed, low, high = _estimate(latencies, percentile, alpha)
-    evidence = f"{_over(latencies, limit_ms):,} of {n:,} calls over {limit_ms:g} ms, {_shown(observed, n, percentile)}"
-    if noise:
-        evidence += f", limit tightened and widened by the machine's own noise of {noise:.1%}"
-    if verdict == "INCONCLUSIVE":
-        evidence += f"; {settling(needed, 'calls')}"
-    return Finding(verdict, observed, low, high, n, evidence, needed)
+    found = _counted(np.asarray(latencies_ms, float), limit_ms, percentile, alpha, noise)
+    return _with(found, settling(found.verdict, found.needed, "calls"))
 
 
 def look(
@@ -118,18 +97,13 @@ def look(
         evidence = f"{len(latencies):,} calls; the first look is at {looks[0]:,}"
         return Finding("INCONCLUSIVE", None, None, None, len(latencies), evidence, looks[0])
     judged = latencies[: looks[reached - 1]]
-    likeness = lag1_autocorrelation(judged)
-    if likeness > MAX_AUTOCORRELATION:
-        return _by_blocks(split_blocks(judged), limit_ms, percentile, noise, likeness)
-    found = one_look(judged, limit_ms, percentile, ALPHA / len(looks), noise)
-    if found.verdict != "INCONCLUSIVE" or reached == len(looks):
-        return found
-    following = looks[reached]
-    return msgspec.structs.replace(
-        found,
-        needed=max(found.needed or following, following),
-        evidence=f"{found.evidence}, next look at {following:,}",
-    )
+    alike = lag1_autocorrelation(judged)
+    if alike > MAX_AUTOCORRELATION:
+        return _by_blocks(split_blocks(judged), limit_ms, percentile, noise, alike)
+    found = _counted(judged, limit_ms, percentile, ALPHA / len(looks), noise)
+    if found.verdict == "INCONCLUSIVE" and reached < len(looks):
+        found = msgspec.structs.replace(found, needed=max(found.needed or 0, looks[reached]))
+    return _with(found, settling(found.verdict, found.needed, "calls"))
 
 
 def pooled(
@@ -138,43 +112,64 @@ def pooled(
     """Judge a finalist that ran in several fresh processes: all calls together, and most processes must agree.
 
     At least 5 processes, each with the calls that its percentile is printed for; the observed percentile of 4 in 5 of them must be on
-    the side of the limit that the pooled verdict names, else INCONCLUSIVE. Where consecutive calls of a process are alike, the
-    halves of all processes are blocks, and the block rule judges.
+    the side of the limit that the pooled verdict names, else INCONCLUSIVE. Where consecutive calls of a process are alike, the halves
+    of the processes are blocks, and the block rule judges.
     """
     runs = [np.asarray(run, float) for run in processes]
-    calls = sum(map(len, runs))
-    least = min_calls(percentile)
-    if len(runs) < MIN_PROCESSES or min(map(len, runs)) < least:
+    shortest, least = min(map(len, runs), default=0), min_calls(percentile)
+    if len(runs) < MIN_PROCESSES or shortest < least:
         needed = max(len(runs), MIN_PROCESSES) * least
         evidence = (
-            f"{len(runs)} processes, {calls:,} calls; wanted {MIN_PROCESSES} processes of at least {least:,} calls each"
+            f"{len(runs)} processes, the shortest of {shortest:,} calls; wanted {MIN_PROCESSES} of at least {least:,} calls each:"
+            f" {needed:,} calls in all would settle it"
         )
-        return Finding("INCONCLUSIVE", None, None, None, calls, evidence, needed)
-    likeness = float(np.median([lag1_autocorrelation(run) for run in runs]))
-    if likeness > MAX_AUTOCORRELATION:
-        halves = [half for run in runs for half in split_blocks(run, 2)]
-        return _by_blocks(halves, limit_ms, percentile, noise, likeness)
-    found = one_look(np.concatenate(runs), limit_ms, percentile, alpha, noise)
+        return Finding("INCONCLUSIVE", None, None, None, sum(map(len, runs)), evidence, needed)
+    alike = float(np.median([lag1_autocorrelation(run) for run in runs]))
+    if alike > MAX_AUTOCORRELATION:
+        return _by_blocks([half for run in runs for half in split_blocks(run, 2)], limit_ms, percentile, noise, alike)
+    found = _counted(np.concatenate(runs), limit_ms, percentile, alpha, noise)
     within = sum(quantile(run, percentile) <= limit_ms for run in runs)
-    evidence = f"{found.evidence}; {named(percentile)} within the limit in {within} of {len(runs)} processes"
+    found = _with(found, f", {named(percentile)} within the limit in {within} of {len(runs)} processes")
     agreeing = within if found.verdict == "PASS" else len(runs) - within
     if found.verdict != "INCONCLUSIVE" and agreeing < SAME_SIDE_SHARE * len(runs):
-        evidence += ", too few to confirm the pooled calls: more or longer processes would settle it"
-        return msgspec.structs.replace(found, verdict="INCONCLUSIVE", evidence=evidence, needed=2 * calls)
-    return msgspec.structs.replace(found, evidence=evidence)
+        found = msgspec.structs.replace(found, verdict="INCONCLUSIVE", needed=2 * found.n)
+        return _with(found, f": too few to confirm what all calls together say; twice the calls may ({found.needed:,})")
+    return _with(found, settling(found.verdict, found.needed, "calls"))
 
 
-def _by_blocks(
-    blocks: Sequence[Latencies], limit_ms: float, percentile: float, noise: float, likeness: float
-) -> Finding:
+def _counted(latencies: Latencies, limit_ms: float, percentile: float, alpha: float, noise: float) -> Finding:
+    """The counting rule, its evidence still without what would settle it."""
+    n = len(latencies)
+    to_pass, to_fail = _over(latencies, limit_ms * (1.0 - noise)), _over(latencies, limit_ms * (1.0 + noise))
+    verdict: Outcome = "INCONCLUSIVE"
+    if percentile_rule(to_pass, n, percentile, alpha) == "PASS":
+        verdict = "PASS"
+    elif percentile_rule(to_fail, n, percentile, alpha) == "FAIL":
+        verdict = "FAIL"
+    needed = _needed(to_pass, to_fail, n, percentile, alpha) if verdict == "INCONCLUSIVE" else None
+    observed, low, high = _estimate(latencies, percentile, alpha)
+    evidence = f"{_over(latencies, limit_ms):,} of {n:,} calls over {limit_ms:g} ms, {_shown(observed, n, percentile)}"
+    return Finding(verdict, observed, low, high, n, evidence + _noted(noise), needed)
+
+
+def _by_blocks(blocks: Sequence[Latencies], limit_ms: float, percentile: float, noise: float, alike: float) -> Finding:
     """The block rule for calls in process, with the limit tightened for PASS and widened for FAIL."""
-    tightened = block_rule(blocks, limit_ms * (1.0 - noise), percentile, CORRELATED_BLOCK_CALLS)
-    widened = block_rule(blocks, limit_ms * (1.0 + noise), percentile, CORRELATED_BLOCK_CALLS)
-    found = widened if widened.verdict == "FAIL" else tightened
-    if found.verdict == "FAIL" != widened.verdict:
-        found = msgspec.structs.replace(found, verdict="INCONCLUSIVE")
-    reason = f"consecutive calls are alike (autocorrelation {likeness:.2f}), so blocks judge: "
+    found = block_rule(blocks, limit_ms * (1.0 - noise), percentile, CORRELATED_BLOCK_CALLS)
+    if found.verdict != "PASS":
+        widened = block_rule(blocks, limit_ms * (1.0 + noise), percentile, CORRELATED_BLOCK_CALLS)
+        found = msgspec.structs.replace(
+            widened, verdict="INCONCLUSIVE" if widened.verdict == "PASS" else widened.verdict
+        )
+    reason = f"consecutive calls are alike (autocorrelation {alike:.2f}), so blocks judge{_noted(noise)}: "
     return msgspec.structs.replace(found, evidence=reason + found.evidence)
+
+
+def _with(found: Finding, clause: str) -> Finding:
+    return msgspec.structs.replace(found, evidence=found.evidence + clause)
+
+
+def _noted(noise: float) -> str:
+    return f", limit moved by the machine's own noise of {noise:.1%}" if noise else ""
 
 
 def _over(latencies: Latencies, limit_ms: float) -> int:

@@ -19,3 +19,15 @@ def correlation(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     x, y = a - np.mean(a), b - np.mean(b)
     scale = float(np.sqrt(np.dot(x, x) * np.dot(y, y)))
     return float(np.dot(x, y)) / scale if scale > 0.0 else float("nan")
+
+
+def autocorrelation(values: npt.NDArray[np.floating[Any]], lag: int) -> float:
+    """How alike values `lag` apart are: the correlation of their ranks; 0 where there is nothing to compare.
+
+    Ranks, since one outlier would hide the likeness of all other values from a plain correlation.
+    """
+    if len(values) < lag + 2:
+        return 0.0
+    ranks = mean_ranks(values)
+    found = correlation(ranks[:-lag], ranks[lag:])
+    return 0.0 if np.isnan(found) else found
