@@ -4,7 +4,6 @@
 Each raises what went wrong; `serve.routes` turns that into a status.
 """
 
-import asyncio
 import importlib.metadata
 import time
 from collections.abc import AsyncIterator
@@ -79,8 +78,7 @@ class Servicer:
         rows = hosted.rows(inputs)
         read_s = time.perf_counter() - started
         deadline = _deadline(request, call)
-        async with asyncio.timeout_at(deadline):
-            answer = await hosted.batcher.submit(inputs, rows, deadline=deadline, priority=_priority(request))
+        answer = await hosted.batcher.submit(inputs, rows, deadline=deadline, priority=_priority(request))
         started = time.perf_counter()
         response = pb.ModelInferResponse(
             model_name=hosted.manifest.model, model_version=str(hosted.manifest.version), id=request.id

@@ -1,8 +1,8 @@
 """The models that the blackbox cases call: ``python -m tests.conformance.models DIR`` publishes them into a registry.
 
-    identity            x[batch 1..8, 4] -> y, FP32
-    identity_DATATYPE   the same in every other datatype of the protocol that onnxruntime takes from numpy
-    pair                x[batch 1..8, 4] -> same = x, twice = 2 x
+identity            x[batch 1..8, 4] -> y, FP32
+identity_DATATYPE   the same in every other datatype of the protocol that onnxruntime takes from numpy
+pair                x[batch 1..8, 4] -> same = x, twice = 2 x
 """
 
 import sys

@@ -74,7 +74,9 @@ def test_version_unknown_or_garbage(target: Target, x: np.ndarray, version: str,
     assert target.refusal(request_of(x, model_version=version))[0] is code
 
 
-@pytest.mark.parametrize("name", ["../etc", "/etc/passwd", "a\0b", "m" * (1 << 20), ""], ids=lambda name: repr(name[:8]))
+@pytest.mark.parametrize(
+    "name", ["../etc", "/etc/passwd", "a\0b", "m" * (1 << 20), ""], ids=lambda name: repr(name[:8])
+)
 def test_name_hostile(target: Target, x: np.ndarray, name: str) -> None:
     code, text = target.refusal(request_of(x, name))
     assert code in {StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND}

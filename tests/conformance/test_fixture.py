@@ -1,0 +1,305 @@
+"""Cases about queues, deadlines and isolation, on a server whose model the test holds in its hand."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from optimize.manifest import Manifest
+from optimize.runtime.batcher import Batcher
+from protos import open_inference_pb2 as pb
+from serve import codec
+from serve.hosting import Models
+from serve.status import PUSHBACK_KEY
+from tests.conformance.conftest import TIMEOUT_S, Target
+from tests.conformance.fakes import POISON, HeldSession, hosted, manifest_of
+from tests.serving import Bare, bare
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class Held(Target):
+    """A bare server of one held model."""
+
+    def __init__(self, server: Bare, session: HeldSession, manifest: Manifest) -> None:
+        super().__init__(server.address)
+        self.server = server
+        self.session = session
+        self.manifest = manifest
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    @property
+    def batcher(self) -> Batcher:
+        return self.server.models.find("held", "").batcher
+
+    def start(self, value: float, rows: int = 1, timeout_s: float = TIMEOUT_S, **parameters: int) -> grpc.Future:
+        """A call under way, all of whose elements are `value`."""
+        request = codec.write_request("held", {"x": np.full((rows, 4), value, np.float32)})
+        for name, number in parameters.items():
+            request.parameters[name].int64_param = number
+        return self.stub.ModelInfer.future(request, timeout=timeout_s)
+
+    def wait_queued(self, rows: int) -> None:
+        """Until that many rows wait."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.batcher.queued_rows != rows:
+            assert time.monotonic() < deadline, f"{self.batcher.queued_rows} rows wait"
+            time.sleep(0.002)
+
+    def occupy(self) -> grpc.Future:
+        """A call that keeps the only session busy until it is let go."""
+        self.session.hold = True
+        call = self.start(0.5)
+        self.session.wait_started()
+        return call
+
+    def release(self) -> None:
+        self.session.hold = False
+        self.session.let_go(100)
+
+
+def value_of(call: grpc.Future) -> set[float]:
+    return set(codec.read_outputs(call.result())["y"].ravel().tolist())
+
+
+def code_of(call: grpc.Future) -> StatusCode:
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result()
+    return caught.value.code()
+
+
+@contextlib.contextmanager
+def serving(manifest: Manifest, **options: float) -> Iterator[Held]:
+    session = HeldSession()
+
+    async def fill(models: Models) -> None:
+        ready = hosted(manifest, session, **options)
+        await ready.batcher.__aenter__()
+        models.admit(ready)
+
+    with bare(["held"], fill) as server:
+        target = Held(server, session, manifest)
+        yield target
+        target.release()
+        target.channel.close()
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return manifest_of(tmp_path_factory.mktemp("held"), "held")
+
+
+@pytest.fixture
+def held(manifest: Manifest) -> Iterator[Held]:
+    with serving(manifest) as target:
+        yield target
+        target.release()
+        target.good_call("held")
+
+
+def test_live_ready_split_and_model_loading(manifest: Manifest) -> None:
+    async def nothing(_: Models) -> None:
+        pass
+
+    with bare(["held"], nothing) as server:
+        target = Held(server, HeldSession(), manifest)
+        watch = target.health.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == NOT_SERVING
+        assert target.stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT_S).live
+        assert not target.stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT_S).ready
+        assert not target.accepts("held")
+        assert code_of(target.start(1)) is StatusCode.UNAVAILABLE
+
+        async def load() -> None:
+            ready = hosted(manifest, target.session)
+            await ready.batcher.__aenter__()
+            server.models.admit(ready)
+
+        server.run(load())
+        assert next(watch).status == SERVING
+        assert target.accepts("held")
+        assert target.stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT_S).ready
+        target.good_call("held")
+        target.channel.close()
+
+
+def test_deadline_in_queue(held: Held) -> None:
+    first = held.occupy()
+    assert code_of(held.start(1, timeout_s=0.05)) is StatusCode.DEADLINE_EXCEEDED
+    held.wait_queued(0)
+    held.release()
+    assert value_of(first) == {0.5}
+    assert held.session.executions == [1]
+
+
+def test_deadline_infeasible(manifest: Manifest) -> None:
+    with serving(manifest, batch_ms=5000.0) as held:
+        started = time.monotonic()
+        call = held.start(1, timeout_s=2.0)
+        assert code_of(call) is StatusCode.DEADLINE_EXCEEDED
+        assert time.monotonic() - started < 1.0
+        assert held.session.executions == []
+        held.good_call("held")
+
+
+def test_deadline_running(held: Held) -> None:
+    first = held.occupy()
+    late = held.start(1, timeout_s=1.0)
+    mates = [held.start(value) for value in (2, 3)]
+    held.wait_queued(3)
+    held.session.let_go()
+    held.session.wait_started()
+    assert code_of(late) is StatusCode.DEADLINE_EXCEEDED
+    assert not any(mate.done() for mate in mates)
+    held.session.let_go()
+    assert [value_of(call) for call in (first, *mates)] == [{0.5}, {2.0}, {3.0}]
+    assert held.session.executions == [1, 3]
+
+
+def test_the_requests_own_timeout_counts_while_it_runs(held: Held) -> None:
+    held.session.hold = True
+    call = held.start(1, timeout=100_000)  # microseconds
+    held.session.wait_started()
+    assert code_of(call) is StatusCode.DEADLINE_EXCEEDED
+
+
+def test_cancel_queued(held: Held) -> None:
+    first = held.occupy()
+    waiting = [held.start(value) for value in (1, 2)]
+    held.wait_queued(2)
+    waiting[0].cancel()
+    held.wait_queued(1)
+    held.release()
+    assert value_of(first) == {0.5}
+    assert value_of(waiting[1]) == {2.0}
+    assert waiting[0].cancelled()
+    assert held.session.executions == [1, 1]
+
+
+def test_cancel_running(held: Held) -> None:
+    first = held.occupy()
+    mates = [held.start(value) for value in (1, 2)]
+    held.wait_queued(2)
+    held.session.let_go()
+    held.session.wait_started()
+    mates[0].cancel()
+    held.session.let_go()
+    assert value_of(mates[1]) == {2.0}
+    assert value_of(first) == {0.5}
+
+
+def test_queue_full(manifest: Manifest) -> None:
+    with serving(manifest, max_queue_rows=8) as held:
+        first = held.occupy()
+        accepted = [held.start(value, rows=4) for value in (1, 2)]
+        held.wait_queued(8)
+        started = time.monotonic()
+        refused = held.start(3)
+        assert code_of(refused) is StatusCode.RESOURCE_EXHAUSTED
+        assert time.monotonic() - started < 0.5
+        trailing = dict(refused.trailing_metadata())
+        assert int(trailing[PUSHBACK_KEY]) > 0
+        held.release()
+        assert [value_of(call) for call in (first, *accepted)] == [{0.5}, {1.0}, {2.0}]
+        held.good_call("held")
+
+
+def test_poison_row(held: Held) -> None:
+    first = held.occupy()
+    values = [1.0, 2.0, POISON, 4.0]
+    calls = [held.start(value) for value in values]
+    held.wait_queued(4)
+    held.release()
+    assert value_of(first) == {0.5}
+    for value, call in zip(values, calls, strict=True):
+        if value != POISON:
+            assert value_of(call) == {value}
+            continue
+        assert code_of(call) is StatusCode.INTERNAL
+        assert call.details() == "the model failed on this request"
+
+
+def test_priority(held: Held) -> None:
+    first = held.occupy()
+    flood = [held.start(value, rows=8, priority=9) for value in (1, 2, 3)]
+    held.wait_queued(24)
+    urgent = held.start(7, rows=8, priority=0)
+    held.wait_queued(32)
+    held.session.let_go()
+    held.session.wait_started()
+    held.session.let_go()
+    assert value_of(urgent) == {7.0}
+    assert not any(call.done() for call in flood)
+    held.release()
+    assert [value_of(call) for call in (first, *flood)] == [{0.5}, {1.0}, {2.0}, {3.0}]
+
+
+def test_drain(manifest: Manifest) -> None:
+    with serving(manifest) as held:
+        watch = held.health.Watch(health_pb2.HealthCheckRequest(service="held"))
+        assert next(watch).status == SERVING
+        first = held.occupy()
+        queued = held.start(1)
+        held.wait_queued(1)
+        draining = held.server.spawn(held.server.models.drain())
+        assert next(watch).status == NOT_SERVING
+        with pytest.raises(StopIteration):
+            next(watch)
+        assert code_of(held.start(2)) is StatusCode.UNAVAILABLE
+        assert not held.accepts("held")
+        held.release()
+        assert [value_of(first), value_of(queued)] == [{0.5}, {1.0}]
+        draining.result(timeout=TIMEOUT_S)
+
+
+def test_state_cleanup(held: Held) -> None:
+    """After a mix of answers, cancels, timeouts and errors nothing waits or runs."""
+
+    async def drive() -> list[str]:
+        async with grpc.aio.insecure_channel(held.address) as channel:
+            infer = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer", request_serializer=pb.ModelInferRequest.SerializeToString
+            )
+
+            async def one(index: int) -> str:
+                value = POISON if index % 5 == 0 else float(index)
+                request = codec.write_request("held", {"x": np.full((1, 4), value, np.float32)})
+                call = infer(request, timeout=0.02 if index % 7 == 0 else TIMEOUT_S)
+                if index % 3 == 0:
+                    asyncio.get_running_loop().call_later(0.002, call.cancel)
+                try:
+                    await call
+                except asyncio.CancelledError:
+                    return "CANCELLED"
+                except grpc.aio.AioRpcError as error:
+                    return error.code().name
+                return "OK"
+
+            return [
+                end for start in range(0, 1000, 20) for end in await asyncio.gather(*map(one, range(start, start + 20)))
+            ]
+
+    ends = asyncio.run(drive())
+    assert set(ends) <= {"OK", "CANCELLED", "INTERNAL", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+    assert "OK" in ends
+    assert "INTERNAL" in ends
+    held.wait_queued(0)
+    deadline = time.monotonic() + TIMEOUT_S
+    while held.batcher.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_nothing_of_the_inside_is_in_a_refusal(held: Held) -> None:
+    call = held.start(POISON)
+    assert code_of(call) is StatusCode.INTERNAL
+    assert "secret" not in call.details()
+    assert Path(__file__).parts[1] not in call.details()
