@@ -17,25 +17,22 @@ import itertools
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Literal, NamedTuple, NoReturn, Self, get_args
 
 from optimize.errors import ProveserveError
 from optimize.manifest import Signature
 from optimize.runtime.curve import Curve
+from optimize.runtime.forecast import Forecast
 from optimize.runtime.joining import Joining, Shape
-from optimize.runtime.policy import DEFAULT_AGEING_S, Forecast, Queue, Waiting
+from optimize.runtime.policy import DEFAULT_AGEING_S, Queue, Waiting
 from optimize.runtime.session import Array, Arrays, Session
+from optimize.runtime.slot import Run, Slot
 
 # A caller is never asked to come back sooner than this, however short the queue is.
 MIN_RETRY_AFTER_S = 0.01
-# Executions that a failed batch of n requests may cost on top, per halving (log2 n): resolves every batch of up to 16 requests, and
-# any number of requests of which up to four fail.
-BISECTION_RUNS_PER_HALVING = 8
 _CLOSED = "the server is shutting down; try another one"
 
 
@@ -81,6 +78,12 @@ class BatcherOptions:
     max_queue_rows: int
     default_timeout_s: float
     ageing_s: float = DEFAULT_AGEING_S
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_batch", 1), ("max_queue_rows", 0), ("default_timeout_s", 0), ("ageing_s", 0)):
+            value = getattr(self, name)
+            if not value >= least:
+                raise ValueError(f"{name} is {value}; wanted {least} or more")
 
 
 Outcome = Literal["answered", "failed", "cancelled", "queue_full", "infeasible", "expired", "late", "closed"]
@@ -128,17 +131,6 @@ class _Settled(NamedTuple):
     outcome: Outcome
 
 
-@dataclass(eq=False, slots=True)
-class _Slot:
-    """One session and its worker. Of a batch that failed, `halves` are still to be run, and `runs_left` more may be cut."""
-
-    session: Session
-    inbox: SimpleQueue[list[_Call] | None] = field(default_factory=SimpleQueue)
-    busy_until: float = 0.0
-    halves: deque[list[_Call]] = field(default_factory=deque)
-    runs_left: int = 0
-
-
 class Batcher:
     """Batches the requests of one model over its sessions. Lives on one event loop, inside `async with`."""
 
@@ -150,6 +142,8 @@ class Batcher:
         options: BatcherOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not sessions:
+            raise ValueError("no session was given; wanted at least one to run batches on")
         self.options = options
         self.counters = Counters()
         self._clock = clock
@@ -159,8 +153,8 @@ class Batcher:
         self._sequence = itertools.count()
         # Guards the queue, the slots and what is counted per execution: all that the workers share with the loop.
         self._lock = threading.Lock()
-        self._slots = [_Slot(session) for session in sessions]
-        self._idle: list[_Slot] = []
+        self._slots: list[Slot[_Call]] = [Slot(session, self._joining, clock) for session in sessions]
+        self._idle: list[Slot[_Call]] = []
         self._threads: list[threading.Thread] = []
         self._open = False
         self._unsettled = 0
@@ -264,7 +258,7 @@ class Batcher:
             call.timer = self._loop.call_later(deadline - now, self._expire, call)
         return call
 
-    def _start(self, slot: _Slot, call: _Call, now: float) -> None:
+    def _start(self, slot: Slot[_Call], call: _Call, now: float) -> None:
         self._running += 1
         slot.busy_until = now + self._forecast.expected_s(call.rows, call.shape)
         slot.inbox.put([call])
@@ -279,7 +273,7 @@ class Batcher:
                 f"{queued} rows wait, and {call.rows} more would exceed {bound}; try again in {retry_after_s:.3f} s",
                 retry_after_s,
             )
-        needed_s = self._queue.wait_s(call, remaining_s) + call.alone_s
+        needed_s = self._queue.answer_s(call, remaining_s)
         if now + needed_s > call.deadline:
             self._refuse_infeasible(call, now, needed_s)
         self._queue.add(call)
@@ -335,7 +329,7 @@ class Batcher:
 
     # On the worker threads.
 
-    def _work(self, slot: _Slot) -> None:
+    def _work(self, slot: Slot[_Call]) -> None:
         """A worker's life: run a batch, take the next one or lie idle, hand over the answers."""
         batch = slot.inbox.get()
         while batch is not None:
@@ -348,19 +342,21 @@ class Batcher:
             if not batch:
                 batch = slot.inbox.get()
 
-    def _next(self, slot: _Slot, settled: list[_Settled]) -> list[_Call]:
+    def _next(self, slot: Slot[_Call], settled: list[_Settled]) -> list[_Call]:
         """What this slot runs next: the rest of a failed batch, else what the queue gives; with nothing it lies idle."""
         with self._lock:
             now = self._clock()
             batch: list[_Call] = []
-            while slot.halves and not batch:
-                present = [call for call in slot.halves.popleft() if not call.future.done()]
-                batch = [call for call in present if not call.lost(now)]
-                settled.extend(_late(call) for call in present if call.lost(now))
+            while not batch and (half := slot.next_half()):
+                for call in half:
+                    if call.lost(now):
+                        settled.append(_late(call))
+                    elif not call.future.done():
+                        batch.append(call)
             if not batch:
                 batch, lost = self._queue.take(now)
                 settled.extend(map(_expired, lost))
-                slot.runs_left = BISECTION_RUNS_PER_HALVING * len(batch).bit_length()
+                slot.begin(len(batch))
             if batch:
                 slot.busy_until = now + self._forecast.expected_s(*_extent(batch))
             else:
@@ -368,43 +364,32 @@ class Batcher:
                 self._idle.append(slot)
             return batch
 
-    def _execute(self, slot: _Slot, batch: list[_Call]) -> list[_Settled]:
-        """Run one batch: its answers, or what its failure settles."""
+    def _execute(self, slot: Slot[_Call], batch: list[_Call]) -> list[_Settled]:
+        """Run one batch: its answers, or whom its failure is put down to, if that is known already."""
         rows, shape = _extent(batch)
-        started = self._clock()
-        try:
-            outputs = slot.session.run(self._joining.join([call.inputs for call in batch]))
-            execution_s = self._clock() - started
-            parts = self._joining.split(outputs, [call.rows for call in batch], [call.shape for call in batch])
-        except BaseException as error:  # noqa: BLE001 - whatever a session raises belongs to its callers; the worker lives on
-            with self._lock:
-                self._count(rows, self._clock() - started, failures=self.counters.failures_in_a_row + 1)
-            return _blame(slot, batch, _presentable(error))
-        with self._lock:
-            self._count(rows, execution_s, failures=0)
-            self._forecast.observe(rows, shape, execution_s)
-        return [
-            _Settled(call, Answer(part, started - call.arrived, execution_s, rows), "answered")
-            for call, part in zip(batch, parts, strict=True)
-        ]
+        run = slot.run([call.inputs for call in batch], [call.rows for call in batch], [call.shape for call in batch])
+        self._count(run, rows, shape)
+        if run.error is None:
+            return [
+                _Settled(call, Answer(part, run.started - call.arrived, run.execution_s, rows), "answered")
+                for call, part in zip(batch, run.parts, strict=True)
+            ]
+        if slot.halve(batch):
+            return []
+        return [_Settled(call, run.error, "failed") for call in batch]
 
-    def _count(self, rows: int, execution_s: float, failures: int) -> None:
+    def _count(self, run: Run, rows: int, shape: Shape) -> None:
         counters = self.counters
-        counters.executions += 1
-        counters.rows += rows
-        counters.busy_s += execution_s
-        counters.failures_in_a_row = failures
-        counters.failed_executions += failures > 0
-
-
-def _blame(slot: _Slot, batch: list[_Call], error: Exception) -> list[_Settled]:
-    """Who answers for a failed execution: a lone request itself; of several, whoever fails again when run in halves."""
-    if len(batch) > 1 and slot.runs_left >= 2:
-        slot.runs_left -= 2
-        middle = len(batch) // 2
-        slot.halves.extend((batch[:middle], batch[middle:]))
-        return []
-    return [_Settled(call, error, "failed") for call in batch]
+        with self._lock:
+            counters.executions += 1
+            counters.rows += rows
+            counters.busy_s += run.execution_s
+            if run.error is None:
+                counters.failures_in_a_row = 0
+                self._forecast.observe(rows, shape, run.execution_s)
+            else:
+                counters.failures_in_a_row += 1
+                counters.failed_executions += 1
 
 
 def _expired(call: _Call) -> _Settled:
@@ -424,10 +409,3 @@ def _extent(batch: Sequence[_Call]) -> tuple[int, Shape]:
     if len(batch) == 1:
         return batch[0].rows, batch[0].shape
     return sum(call.rows for call in batch), tuple(map(max, *(call.shape for call in batch)))
-
-
-def _presentable(error: BaseException) -> Exception:
-    """The session's error as one that a future can carry and that ends nothing but its own request."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return RuntimeError(f"the model raised {type(error).__name__}: {error}")

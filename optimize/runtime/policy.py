@@ -1,8 +1,7 @@
 """Which waiting requests share the next execution, and which can be answered in time: pure decisions, no thread and no I/O.
 
-    Forecast   seconds of an execution, from the measured curve and from how far reality is off it
     Waiting    what the policy knows of one request
-    Queue      the waiting requests by urgency; takes the next batch, predicts the wait of one more
+    Queue      the waiting requests by urgency; takes the next batch, and predicts when one more would be answered
 
 Urgency is priority first (lower is more urgent), then deadline (earliest first), then arrival. Ageing keeps that order from starving
 anyone: now and then an execution is headed by whoever has waited longest, instead of the most urgent.
@@ -11,12 +10,11 @@ anyone: now and then an execution is headed by whoever has waited longest, inste
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
-from optimize.runtime.curve import Curve
+from optimize.runtime.forecast import Forecast
 from optimize.runtime.joining import Shape
 
 # A request that has waited this long may head an execution before more urgent ones ...
@@ -25,51 +23,6 @@ DEFAULT_AGEING_S = 1.0
 AGED_EVERY = 8
 # To fill a batch of n rows, so many times n requests are looked at: what does not fit is passed over, within reason.
 SCAN_FACTOR = 4
-# One execution moves the estimate of reality over curve by this share, and counts at most as this many times its prediction.
-DRIFT_WEIGHT = 0.1
-MAX_DRIFT = 10.0
-
-
-class Forecast:
-    """Seconds that an execution takes: what the curve promised (p95), and what is to be expected on this machine today.
-
-    The promise never falls as rows are added: a measured dip is noise, and planning on it would make a smaller batch seem dearer.
-    """
-
-    def __init__(self, curve: Curve, dims: Sequence[str], max_rows: int) -> None:
-        self.max_rows = max_rows
-        self.drift = 1.0
-        self._curve = curve
-        self._dims = tuple(dims)
-        self._table = lru_cache(maxsize=4096)(self._compute_table)
-
-    def promised_s(self, rows: int, shape: Shape) -> float:
-        """The curve's p95 for one execution; 0 where nothing was measured."""
-        table = self._table(shape)
-        if rows < len(table):
-            return table[rows]
-        return max(table[-1], self._curve.p95_s(rows, self._named(shape)))
-
-    def expected_s(self, rows: int, shape: Shape) -> float:
-        """The promise, lengthened by as much as recent executions took longer than promised."""
-        return self.promised_s(rows, shape) * max(1.0, self.drift)
-
-    def observe(self, rows: int, shape: Shape, execution_s: float) -> None:
-        """Learn from one finished execution."""
-        promised_s = self.promised_s(rows, shape)
-        if promised_s > 0:
-            ratio = min(execution_s / promised_s, MAX_DRIFT)
-            self.drift += DRIFT_WEIGHT * (ratio - self.drift)
-
-    def _compute_table(self, shape: Shape) -> tuple[float, ...]:
-        named = self._named(shape)
-        table = [0.0]
-        for rows in range(1, self.max_rows + 1):
-            table.append(max(table[-1], self._curve.p95_s(rows, named)))
-        return tuple(table)
-
-    def _named(self, shape: Shape) -> dict[str, int]:
-        return dict(zip(self._dims, shape, strict=True))
 
 
 class Waiting:
@@ -209,23 +162,28 @@ class Queue(Generic[W]):
                 self.discard(request)
         return taken
 
-    def wait_s(self, request: W, remaining_s: Sequence[float]) -> float:
-        """Predicted seconds until `request` would start, given when each slot becomes free.
+    def answer_s(self, request: W, remaining_s: Sequence[float]) -> float:
+        """Predicted seconds until `request` would be answered, given when each slot becomes free.
 
-        The work ahead of it is spread over all slots. Of its own group only whole batches count: it rides with the rest.
+        The work ahead of it is spread over all slots. Of its own group, the batches that fill up before it come first, and it rides
+        with the rest of those rows.
         """
-        rows, own_s = 0, 0.0
+        forecast = self._forecast
+        ahead_s = self._all.ahead(request.order)[1]
         line = self._groups.get(request.group)
-        if line is not None:
+        riders = 0
+        if self._joinable and line is not None:
             rows, own_s = line.ahead(request.order)
-        all_s = own_s if line is not None and len(self._groups) == 1 else self._all.ahead(request.order)[1]
-        full = self._forecast.max_rows
-        ahead_s = all_s - own_s * (rows % full) / rows if self._joinable and rows else all_s
-        return min(remaining_s) + max(ahead_s, 0.0) * max(1.0, self._forecast.drift) / len(remaining_s)
+            filled = (rows + request.rows - 1) // forecast.max_rows * forecast.max_rows
+            if rows > filled:
+                riders = rows - filled
+                ahead_s -= own_s * riders / rows
+        wait_s = max(ahead_s, 0.0) * forecast.slowdown / len(remaining_s)
+        return min(remaining_s) + wait_s + forecast.expected_s(riders + request.rows, request.shape)
 
     def drain_s(self, remaining_s: Sequence[float]) -> float:
         """Predicted seconds until all that runs and waits now is done."""
-        return (sum(remaining_s) + self._all.work_s * max(1.0, self._forecast.drift)) / len(remaining_s)
+        return (sum(remaining_s) + self._all.work_s * self._forecast.slowdown) / len(remaining_s)
 
     def _drop(self, request: W, taken: Taken[W]) -> None:
         self.discard(request)

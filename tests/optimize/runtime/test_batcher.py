@@ -1,0 +1,240 @@
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from optimize.manifest import Signature, TensorSpec
+from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, DeadlineExceeded, QueueFull
+from optimize.runtime.curve import Curve
+from tests.optimize.runtime.driving import CURVE, MAX_BATCH, OPTIONS, admitted, calls, cost_s, gated, until
+from tests.optimize.runtime.fakes import (
+    FakeClock,
+    FakeSession,
+    GatedSession,
+    answer,
+    request,
+    rows_signature,
+)
+
+
+async def _an_idle_slot_never_waits_for_company():
+    async with gated() as (batcher, session, _):
+        tasks = calls(batcher, range(5))
+        await until(lambda: session.inside)
+        assert session.ran == [[0]], "the first runs at once and alone"
+        assert (batcher.running, batcher.queued_rows) == (1, 4)
+        session.release(2)
+        answers = await asyncio.gather(*tasks)
+        assert session.ran == [[0], [1, 2, 3, 4]], "the others share what follows"
+        assert [a.batch_rows for a in answers] == [1, 4, 4, 4, 4]
+        await until(lambda: batcher.running == 0)
+
+
+def test_an_idle_slot_never_waits_for_company():
+    asyncio.run(_an_idle_slot_never_waits_for_company())
+
+
+async def _a_batch_is_formed_when_the_slot_is_free_and_not_before():
+    async with gated() as (batcher, session, _):
+        tasks = calls(batcher, range(3))
+        await until(lambda: session.inside)
+        late = calls(batcher, [99], priority=-1)
+        await admitted()
+        session.release(2)
+        await asyncio.gather(*tasks, *late)
+        assert session.ran == [[0], [99, 1, 2]], "who came while the model was busy is in, and in order"
+
+
+def test_a_batch_is_formed_when_the_slot_is_free_and_not_before():
+    asyncio.run(_a_batch_is_formed_when_the_slot_is_free_and_not_before())
+
+
+async def _each_session_is_a_slot():
+    async with gated(slots=2) as (batcher, sessions, _):
+        tasks = calls(batcher, range(4))
+        await until(lambda: all(session.inside for session in sessions))
+        assert (batcher.running, batcher.queued_rows) == (2, 2)
+        for session in sessions:
+            session.release(2)
+        await asyncio.gather(*tasks)
+        assert sum(len(session.ran) for session in sessions) == 3
+
+
+def test_each_session_is_a_slot_that_runs_one_batch_at_a_time():
+    asyncio.run(_each_session_is_a_slot())
+
+
+async def _the_model_never_runs_on_the_loop():
+    ran_on = set()
+
+    class Session(FakeSession):
+        def enter(self, rows):
+            ran_on.add(threading.get_ident())
+            super().enter(rows)
+
+    async with Batcher([Session(), Session()], rows_signature(8), CURVE, OPTIONS) as batcher:
+        await asyncio.gather(*(batcher.submit(request(n), 1) for n in range(50)))
+    assert ran_on
+    assert threading.get_ident() not in ran_on
+
+
+def test_the_model_never_runs_on_the_loop():
+    asyncio.run(_the_model_never_runs_on_the_loop())
+
+
+async def _a_model_without_a_batch_axis_runs_requests_one_at_a_time():
+    signature = Signature((TensorSpec("x", "int64", ("n", 1)),), (TensorSpec("y", "int64", ("n", 1)),))
+    session = FakeSession()
+    async with Batcher([session], signature, Curve([]), OPTIONS) as batcher:
+        answers = await asyncio.gather(*(batcher.submit(request(n, 2), 1) for n in range(6)))
+    assert [len(rows) for rows in session.ran] == [2] * 6
+    for n, got in enumerate(answers):
+        np.testing.assert_array_equal(got.outputs["y"], answer(n, 2))
+
+
+def test_a_model_without_a_batch_axis_runs_requests_one_at_a_time():
+    asyncio.run(_a_model_without_a_batch_axis_runs_requests_one_at_a_time())
+
+
+# Deadlines, cancellation, bounds
+
+
+async def _what_cannot_be_met_is_refused_at_the_door():
+    async with gated() as (batcher, session, clock):
+        with pytest.raises(DeadlineExceeded, match=r"1\.200 s are left, but an answer would take 1\.250 s"):
+            await batcher.submit(request(0), 1, deadline=1.2)
+        running = calls(batcher, [1])
+        await until(lambda: session.inside)
+        with pytest.raises(DeadlineExceeded, match=r"would take 2\.500 s"):
+            await batcher.submit(request(2), 1, deadline=2.4)
+        met = calls(batcher, [3], deadline=2.5)
+        await admitted()
+        session.release(2)
+        await asyncio.gather(*running, *met)
+        assert session.ran == [[1], [3]]
+        assert clock.now == 2.5
+        assert batcher.counters.calls["infeasible"] == 2
+
+
+def test_what_cannot_be_met_is_refused_at_the_door_and_never_run():
+    asyncio.run(_what_cannot_be_met_is_refused_at_the_door())
+
+
+async def _a_deadline_that_ends_in_the_queue():
+    session = GatedSession(FakeClock(), 0.0, 0.0)
+    async with Batcher([session], rows_signature(8), Curve([]), OPTIONS) as batcher:
+        running = calls(batcher, [1])
+        await until(lambda: session.inside)
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match=r"not run within the 0\.020 s"):
+            await batcher.submit(request(2), 1, deadline=start + 0.02)
+        assert time.monotonic() - start < 5.0, "it is told at its deadline, not when the slot is free"
+        assert batcher.queued_rows == 0, "its place is free at once"
+        session.release()
+        await asyncio.gather(*running)
+    assert session.ran == [[1]]
+    assert batcher.counters.calls["expired"] == 1
+
+
+def test_a_deadline_that_ends_in_the_queue_is_told_at_once_and_never_run():
+    asyncio.run(_a_deadline_that_ends_in_the_queue())
+
+
+async def _a_deadline_that_ends_while_running():
+    session = GatedSession(FakeClock(), 0.0, 0.0)
+    async with Batcher([session], rows_signature(8), Curve([]), OPTIONS) as batcher:
+        first = calls(batcher, [0])
+        await until(lambda: session.inside)
+        mates = calls(batcher, [1, 2])
+        late = calls(batcher, [3], deadline=time.monotonic() + 0.05)
+        await admitted()
+        session.release()
+        await until(lambda: len(session.ran) == 2)
+        with pytest.raises(DeadlineExceeded, match="still running after"):
+            await late[0]
+        session.release()
+        await asyncio.gather(*first, *mates)
+        assert batcher.counters.calls["late"] == 1
+    assert session.ran == [[0], [3, 1, 2]]
+
+
+def test_a_deadline_that_ends_while_running_costs_its_mates_nothing():
+    asyncio.run(_a_deadline_that_ends_while_running())
+
+
+async def _no_deadline_means_the_default():
+    options = BatcherOptions(MAX_BATCH, 1000, default_timeout_s=5.0)
+    async with gated(options) as (batcher, session, clock):
+        tasks = calls(batcher, [0, 1])
+        await until(lambda: session.inside)
+        clock.now = 5.0
+        session.release()
+        await tasks[0]
+        with pytest.raises(DeadlineExceeded):
+            await tasks[1]
+        assert session.ran == [[0]]
+
+
+def test_a_request_without_a_deadline_gets_the_default():
+    asyncio.run(_no_deadline_means_the_default())
+
+
+async def _cancelling_frees_the_place():
+    options = BatcherOptions(MAX_BATCH, max_queue_rows=2, default_timeout_s=1000.0)
+    async with gated(options) as (batcher, session, _):
+        running, gone, *_ = tasks = calls(batcher, [0, 1, 2])
+        await until(lambda: session.inside)
+        with pytest.raises(QueueFull):
+            await batcher.submit(request(3), 1)
+        gone.cancel()
+        await admitted()
+        assert batcher.queued_rows == 1
+        late = calls(batcher, [4])
+        running.cancel()
+        await admitted()
+        session.release(2)
+        results = await asyncio.gather(*tasks, *late, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 2 + [Answer] * 2
+        assert session.ran == [[0], [2, 4]]
+        assert batcher.counters.calls["cancelled"] == 2
+
+
+def test_cancelling_frees_the_place_and_is_not_run():
+    asyncio.run(_cancelling_frees_the_place())
+
+
+async def _the_queue_is_bounded():
+    options = BatcherOptions(MAX_BATCH, max_queue_rows=6, default_timeout_s=1000.0)
+    async with gated(options) as (batcher, session, _):
+        tasks = [asyncio.create_task(batcher.submit(request(n, 3), 3)) for n in range(3)]
+        await until(lambda: session.inside)
+        assert batcher.queued_rows == 6
+        with pytest.raises(QueueFull, match="6 rows wait, and 1 more would exceed 6") as refused:
+            await batcher.submit(request(9), 1)
+        # What runs (3 rows) and the share that 6 rows have of a full batch.
+        assert refused.value.retry_after_s == pytest.approx(cost_s(3) + 6 / 8 * cost_s(8))
+        session.release(2)
+        await asyncio.gather(*tasks)
+        assert batcher.counters.calls["queue_full"] == 1
+
+
+def test_the_queue_is_bounded_in_rows_and_tells_when_to_come_back():
+    asyncio.run(_the_queue_is_bounded())
+
+
+async def _the_accepted_meet_their_deadline():
+    async with gated() as (batcher, session, clock):
+        submitted = [asyncio.create_task(batcher.submit(request(n), 1, deadline=9.0)) for n in range(100)]
+        await admitted()
+        session.release(1000)
+        results = await asyncio.gather(*submitted, return_exceptions=True)
+        met = [result for result in results if isinstance(result, Answer)]
+        assert clock.now <= 9.0
+        assert list(map(len, session.ran)) == [1, 8, 8, 3], "1.25 s, twice 3 s, and what fits into the last 1.75 s"
+        assert batcher.counters.calls["infeasible"] == 100 - len(met), "the others were refused at the door, not later"
+
+
+def test_under_overload_the_accepted_meet_their_deadline_and_the_rest_is_refused():
+    asyncio.run(_the_accepted_meet_their_deadline())

@@ -1,0 +1,180 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, Closed
+from optimize.runtime.curve import Curve
+from optimize.runtime.slot import RUNS_PER_HALVING
+from tests.optimize.runtime.driving import CURVE, OPTIONS, admitted, calls, gated, until
+from tests.optimize.runtime.fakes import (
+    PATIENCE_S,
+    FakeClock,
+    FakeSession,
+    GatedSession,
+    PoisonError,
+    answer,
+    request,
+    rows_signature,
+)
+
+
+async def _poison(numbers, poison):
+    """Submit `numbers` so that they share one batch; the results, and the executions it took."""
+    async with gated(BatcherOptions(64, 1000, 1000.0), poison=poison, curve=Curve([]), max_batch=64) as (
+        batcher,
+        session,
+        _,
+    ):
+        first = calls(batcher, [5000])
+        await until(lambda: session.inside)
+        tasks = calls(batcher, numbers)
+        await admitted()
+        session.release(1000)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await first[0]
+        await batcher.drain()
+        assert batcher.counters.failed_executions == len(session.ran) - len(session.succeeded)
+        return results, session.ran[1:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), max_size=4))))
+def test_a_failing_row_is_isolated_and_its_mates_are_answered(case):
+    size, poison = case
+    results, ran = asyncio.run(_poison(range(size), poison))
+    for number, result in enumerate(results):
+        if number in poison:
+            assert isinstance(result, PoisonError)
+            assert str(result) == f"cannot bear [{number}]", "its own error, not a mate's"
+        else:
+            np.testing.assert_array_equal(result.outputs["y"], answer(number))
+    assert len(ran) <= 1 + RUNS_PER_HALVING * (size - 1).bit_length()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(0, 15)))
+def test_any_number_of_failing_rows_is_isolated_in_a_batch_of_16(poison):
+    results, _ = asyncio.run(_poison(range(16), poison))
+    assert {n for n, result in enumerate(results) if isinstance(result, PoisonError)} == poison
+
+
+def test_a_session_that_always_fails_costs_a_bounded_number_of_executions():
+    results, ran = asyncio.run(_poison(range(64), set(range(64))))
+    assert all(isinstance(result, PoisonError) for result in results)
+    assert len(ran) <= 1 + RUNS_PER_HALVING * 6
+
+
+async def _an_error_fails_only_its_own_batch():
+    class Session(FakeSession):
+        def enter(self, rows):
+            super().enter(rows)
+            if len(self.ran) == 1:
+                raise SystemExit("a model that wants the process to end")
+
+    async with Batcher([Session()], rows_signature(8), CURVE, OPTIONS) as batcher:
+        with pytest.raises(RuntimeError, match="the model raised SystemExit: a model that wants"):
+            await batcher.submit(request(1), 1)
+        got = await batcher.submit(request(2), 1)
+        np.testing.assert_array_equal(got.outputs["y"], answer(2))
+        assert batcher.counters.calls["failed"] == 1
+        assert batcher.counters.failures_in_a_row == 0
+
+
+def test_an_error_fails_only_its_own_batch_whatever_is_raised():
+    asyncio.run(_an_error_fails_only_its_own_batch())
+
+
+class _Forgetful(GatedSession):
+    """Answers only the first row of a batch."""
+
+    def run(self, inputs, outputs=None):
+        return {"y": super().run(inputs, outputs)["y"][:1]}
+
+
+async def _an_output_without_its_rows():
+    session = _Forgetful(FakeClock(), 0.0, 0.0)
+    async with Batcher([session], rows_signature(8), Curve([]), OPTIONS) as batcher:
+        tasks = calls(batcher, range(9))
+        await until(lambda: session.inside)
+        session.release(1000)
+        answers = await asyncio.gather(*tasks)
+    assert max(map(len, session.ran)) == 8
+    for number, got in enumerate(answers):
+        np.testing.assert_array_equal(got.outputs["y"], answer(number))
+
+
+def test_a_model_that_loses_rows_in_a_batch_never_gives_anyone_another_s_answer():
+    asyncio.run(_an_output_without_its_rows())
+
+
+async def _drain_finishes_what_was_accepted():
+    async with gated() as (batcher, session, _):
+        tasks = calls(batcher, range(4))
+        await until(lambda: session.inside)
+        draining = asyncio.create_task(batcher.drain())
+        await admitted()
+        with pytest.raises(Closed):
+            await batcher.submit(request(9), 1)
+        assert not draining.done()
+        session.release(2)
+        await draining
+        assert all(task.done() for task in tasks) or len(await asyncio.gather(*tasks)) == 4
+        assert (batcher.running, batcher.queued_rows) == (0, 0)
+
+
+def test_drain_refuses_what_comes_and_finishes_what_was_accepted():
+    asyncio.run(_drain_finishes_what_was_accepted())
+
+
+async def _close_refuses_what_waits():
+    async with gated() as (batcher, session, _):
+        tasks = calls(batcher, range(3))
+        await until(lambda: session.inside)
+        closing = asyncio.create_task(batcher.close())
+        await admitted()
+        session.release()
+        await closing
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Answer, Closed, Closed]
+        assert session.ran == [[0]]
+        await batcher.drain()
+
+
+def test_close_refuses_what_waits_and_lets_the_running_end():
+    asyncio.run(_close_refuses_what_waits())
+
+
+def test_no_thread_outlives_the_batcher():
+    before = set(threading.enumerate())
+    asyncio.run(_drain_finishes_what_was_accepted())
+    assert set(threading.enumerate()) <= before
+
+
+async def _abandoned():
+    session = GatedSession(FakeClock(), 0.0, 0.0)
+    batcher = Batcher([session], rows_signature(8), CURVE, OPTIONS)
+    await batcher.__aenter__()
+    task = asyncio.create_task(batcher.submit(request(0), 1))
+    await until(lambda: session.inside)
+    task.cancel()
+    return session
+
+
+def test_a_loop_that_ends_without_closing_leaves_no_worker_behind():
+    before = set(threading.enumerate())
+    session = asyncio.run(_abandoned())
+    session.release()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def test_nonsense_options_and_no_session_are_refused():
+    with pytest.raises(ValueError, match="max_batch is 0; wanted 1 or more"):
+        BatcherOptions(0, 10, 1.0)
+    with pytest.raises(ValueError, match="no session"):
+        Batcher([], rows_signature(8), CURVE, OPTIONS)

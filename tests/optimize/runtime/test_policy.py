@@ -1,0 +1,272 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimize.manifest import CurvePoint
+from optimize.runtime.curve import Curve
+from optimize.runtime.forecast import Forecast
+from optimize.runtime.policy import AGED_EVERY, Queue, Waiting
+from tests.optimize.runtime.fakes import linear_curve
+
+MAX_ROWS = 8
+FIXED_S, ROW_S = 1.0, 0.25
+FORECAST = Forecast(linear_curve(FIXED_S, ROW_S, MAX_ROWS), (), MAX_ROWS)
+
+
+def cost_s(rows):
+    return FIXED_S + rows * ROW_S
+
+
+def waiting(sequence, *, rows=1, deadline=1e9, priority=0, group="a", arrived=0.0, shape=(), forecast=FORECAST):
+    return Waiting((priority, deadline, sequence), arrived, rows, group, shape, forecast)
+
+
+def queue(requests, *, joinable=True, ageing_s=math.inf, forecast=FORECAST):
+    made = Queue(forecast, joinable=joinable, ageing_s=ageing_s)
+    for request in requests:
+        made.add(request)
+    return made
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(1, MAX_ROWS + 2), st.integers(0, 40), st.integers(-1, 2), st.sampled_from("ab")), max_size=30
+).map(
+    lambda many: [
+        waiting(n, rows=rows, deadline=float(deadline), priority=priority, group=group)
+        for n, (rows, deadline, priority, group) in enumerate(many)
+    ]
+)
+
+
+@given(REQUESTS, st.integers(0, 20), st.booleans())
+def test_a_batch_keeps_every_promise(requests, now, joinable):
+    line = queue(requests, joinable=joinable)
+    batch, lost = line.take(now)
+    left = list(line)
+
+    assert sorted([*batch, *lost, *left], key=id) == sorted(requests, key=id), "none lost or duplicated"
+    assert line.rows == sum(request.rows for request in left)
+    assert len(line) == len(left)
+    for request in lost:
+        assert now + cost_s(request.rows) > request.deadline
+    if not batch:
+        assert not left
+        return
+    assert all(now + cost_s(request.rows) <= request.deadline for request in batch)
+    keepable = [request for request in requests if request not in lost]
+    assert batch[0] is min(keepable, key=lambda request: request.order), "the most urgent that can be kept comes first"
+    if len(batch) > 1:
+        rows = sum(request.rows for request in batch)
+        assert joinable
+        assert rows <= MAX_ROWS
+        assert len({request.group for request in batch}) == 1
+        assert now + cost_s(rows) <= min(request.deadline for request in batch)
+
+
+@given(REQUESTS, st.integers(0, 20))
+def test_a_batch_has_room_for_nobody_who_was_left(requests, now):
+    line = queue(requests)
+    batch, _ = line.take(now)
+    if not batch or batch[0].rows >= MAX_ROWS:
+        return
+    rows = sum(request.rows for request in batch)
+    earliest = min(request.deadline for request in batch)
+    for request in line:
+        if request.group == batch[0].group and now + cost_s(request.rows) <= request.deadline:
+            together = rows + request.rows
+            assert together > MAX_ROWS or now + cost_s(together) > min(earliest, request.deadline)
+
+
+@given(
+    st.lists(st.integers(1, 80).map(lambda n: n / 8), min_size=MAX_ROWS, max_size=MAX_ROWS),
+    st.lists(st.floats(0, 30), min_size=1, max_size=20),
+)
+def test_the_batch_is_the_largest_that_keeps_the_earliest_deadline(costs_s, deadlines):
+    forecast = Forecast(Curve([CurvePoint({}, n, 0, 1e3 * s, 9) for n, s in enumerate(costs_s, 1)]), (), MAX_ROWS)
+    costs_s = [max(costs_s[: n + 1]) for n in range(MAX_ROWS)]
+    line = queue(
+        [waiting(n, deadline=deadline, forecast=forecast) for n, deadline in enumerate(deadlines)], forecast=forecast
+    )
+    kept = sorted(deadline for deadline in deadlines if costs_s[0] <= deadline)
+    batch, _ = line.take(0.0)
+    wanted = max((n for n in range(1, min(len(kept), MAX_ROWS) + 1) if costs_s[n - 1] <= kept[0]), default=0)
+    assert [request.deadline for request in batch] == kept[:wanted]
+
+
+def test_a_later_request_whose_deadline_would_cut_the_batch_is_passed_over():
+    tight = waiting(1, deadline=cost_s(1), priority=1)
+    others = [waiting(n) for n in (0, 2, 3)]
+    batch, _ = queue([others[0], tight, *others[1:]]).take(0.0)
+    assert batch == others
+
+
+def test_who_does_not_fit_is_passed_over_for_who_does():
+    five, four, three = (waiting(n, rows=rows) for n, rows in enumerate((5, 4, 3)))
+    assert queue([five, four, three]).take(0.0).batch == [five, three]
+
+
+def test_a_request_larger_than_a_batch_runs_alone():
+    large, small = waiting(0, rows=MAX_ROWS + 3), waiting(1)
+    line = queue([large, small])
+    assert line.take(0.0).batch == [large]
+    assert line.take(0.0).batch == [small]
+
+
+def test_a_model_that_cannot_batch_runs_one_request_at_a_time():
+    requests = [waiting(n, rows=2) for n in range(3)]
+    line = queue(requests, joinable=False)
+    assert [line.take(0.0).batch for _ in requests] == [[request] for request in requests]
+
+
+PADDED = Forecast(
+    Curve(
+        [
+            CurvePoint({"seq": size}, rows, 0.0, 1e3 * rows * size / 100, 100)
+            for size in (4, 32, 128)
+            for rows in range(1, MAX_ROWS + 1)
+        ]
+    ),
+    ("seq",),
+    MAX_ROWS,
+)
+
+
+def test_rows_are_not_padded_where_that_costs_more_than_running_twice():
+    long, short, alike = (waiting(n, shape=(size,), forecast=PADDED) for n, size in enumerate((128, 4, 120)))
+    line = queue([long, short, alike], forecast=PADDED)
+    assert line.take(0.0).batch == [long, alike]
+    assert line.take(0.0).batch == [short]
+
+
+def test_a_padded_batch_is_planned_at_its_longest_row():
+    short = waiting(0, shape=(100,), deadline=2.0, forecast=PADDED)
+    mates = [waiting(n, shape=(128,), forecast=PADDED) for n in (1, 2)]
+    assert queue([short, *mates], forecast=PADDED).take(0.0).batch == [short]
+    assert queue([short, *mates], forecast=PADDED).take(-2.0).batch == [short, *mates]
+
+
+@given(st.lists(st.integers(0, 9)), st.integers(0, 9), st.floats(0, 3))
+def test_the_predicted_answer_comes_when_the_queue_then_gives_it(priorities, own, remaining_s):
+    request = waiting(1000, priority=own)
+    line = queue([waiting(n, priority=priority) for n, priority in enumerate(priorities) if priority <= own])
+    predicted_s = line.answer_s(request, [remaining_s])
+    line.add(request)
+    now, batch = remaining_s, []
+    while request not in batch:
+        batch = line.take(now).batch
+        now += cost_s(len(batch))
+    assert predicted_s == pytest.approx(now)
+
+
+def test_who_is_less_urgent_does_not_count():
+    line = queue([waiting(n, rows=8, priority=1) for n in range(5)])
+    assert line.answer_s(waiting(9), [0.5]) == 0.5 + cost_s(1)
+
+
+def test_the_predicted_answer_counts_other_groups_and_all_slots():
+    line = queue([waiting(n, rows=8, group=group) for n, group in enumerate("abab")])
+    request = waiting(9, group="c")
+    assert line.answer_s(request, [0.5]) == pytest.approx(0.5 + 4 * cost_s(8) + cost_s(1))
+    assert line.answer_s(request, [0.5, 0.7]) == pytest.approx(0.5 + 2 * cost_s(8) + cost_s(1))
+    assert line.drain_s([0.5, 0.7]) == pytest.approx((0.5 + 0.7 + 4 * cost_s(8)) / 2)
+
+
+def test_a_request_that_the_filling_batch_cannot_take_waits_for_the_next():
+    line = queue([waiting(0, rows=6)])
+    assert line.answer_s(waiting(1, rows=2), [0.0]) == cost_s(8)
+    assert line.answer_s(waiting(2, rows=3), [0.0]) > cost_s(8)
+
+
+def test_a_slow_machine_lengthens_the_prediction_but_not_the_promise():
+    forecast = Forecast(linear_curve(FIXED_S, ROW_S, MAX_ROWS), (), MAX_ROWS)
+    for _ in range(200):
+        forecast.observe(8, (), 2 * cost_s(8))
+    assert forecast.drift == pytest.approx(2.0)
+    assert forecast.promised_s(8, ()) == cost_s(8)
+    assert forecast.expected_s(8, ()) == pytest.approx(2 * cost_s(8))
+    line = queue([waiting(0, rows=8)], forecast=forecast)
+    assert line.answer_s(waiting(1), [0.0]) == pytest.approx(2 * cost_s(8) + 2 * cost_s(1))
+
+
+def test_a_fast_machine_shortens_nothing_and_one_stall_counts_for_little():
+    forecast = Forecast(linear_curve(FIXED_S, ROW_S, MAX_ROWS), (), MAX_ROWS)
+    forecast.observe(1, (), 0.0)
+    assert forecast.expected_s(1, ()) == cost_s(1)
+    forecast.observe(1, (), 1e6)
+    assert forecast.drift < 2.0
+
+
+def test_without_a_curve_nothing_is_predicted_and_nothing_refused():
+    forecast = Forecast(Curve([]), (), MAX_ROWS)
+    forecast.observe(1, (), 5.0)
+    assert forecast.expected_s(8, ()) == 0.0
+    requests = [waiting(n, deadline=0.1, forecast=forecast) for n in range(4)]
+    assert queue(requests, forecast=forecast).take(0.0).batch == requests
+
+
+def test_predictions_go_on_above_the_largest_batch():
+    assert FORECAST.promised_s(2 * MAX_ROWS, ()) == pytest.approx(2 * cost_s(MAX_ROWS))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=60))
+def test_leaving_keeps_the_books(operations):
+    line = queue([])
+    inside = []
+    for number, (comes, which) in enumerate(operations):
+        if comes or not inside:
+            inside.append(waiting(number, rows=1 + which % 5, priority=which % 3, group="ab"[which % 2]))
+            line.add(inside[-1])
+        else:
+            gone = inside.pop(which % len(inside))
+            assert line.discard(gone)
+            assert not line.discard(gone)
+        assert list(line) == sorted(inside, key=lambda request: request.order)
+        assert line.rows == sum(request.rows for request in inside)
+        assert line.drain_s([0.0]) == pytest.approx(sum(request.share_s for request in inside), abs=1e-9)
+
+
+@pytest.mark.parametrize("joinable", [True, False])
+def test_low_priority_finishes_under_a_flood_of_high(joinable):
+    line = queue([], joinable=joinable, ageing_s=10.0)
+    low = [waiting(n, priority=5) for n in range(3)]
+    for request in low:
+        line.add(request)
+    sequence, now, takes = 100, 0.0, 0
+    while any(request in line for request in low):
+        while line.rows < 5 * MAX_ROWS:  # the flood: always more than the next batches can hold
+            sequence += 1
+            line.add(waiting(sequence, arrived=now))
+        line.take(now)
+        now += 1.0
+        takes += 1
+        assert takes < 10 + 5 * MAX_ROWS * AGED_EVERY, "a low request starves"
+    assert takes > 10, "ageing sets in after ageing_s, not before"
+
+
+def test_without_ageing_it_would_starve():
+    line = queue([waiting(0, priority=5)], ageing_s=math.inf)
+    low = next(iter(line))
+    for number in range(1, 500):
+        for n in range(MAX_ROWS):
+            line.add(waiting(number * MAX_ROWS + n, arrived=float(number)))
+        assert low not in line.take(float(number)).batch
+
+
+def test_an_urgent_request_gets_into_the_next_batch_of_an_aged_flood():
+    line = queue([waiting(n, priority=5) for n in range(20 * MAX_ROWS)], ageing_s=1.0)
+    for round_ in range(3 * AGED_EVERY):
+        urgent = waiting(10_000 + round_, arrived=50.0)
+        line.add(urgent)
+        assert urgent in line.take(50.0).batch
+
+
+def test_an_urgent_request_waits_for_one_aged_execution_at_most_where_nothing_joins():
+    line = queue([waiting(n, priority=5) for n in range(100)], joinable=False, ageing_s=1.0)
+    for round_ in range(3 * AGED_EVERY):
+        urgent = waiting(10_000 + round_, arrived=50.0)
+        line.add(urgent)
+        assert urgent in [*line.take(50.0).batch, *line.take(50.0).batch]
+        if urgent in line:
+            line.discard(urgent)
