@@ -1,0 +1,62 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimize.errors import UserError
+from serve import cli
+from serve.plan import Plan
+from tests.published import publish, scale
+
+
+def test_all_published_models_are_served_unless_some_are_named(tmp_path: Path) -> None:
+    assert cli.chosen_models(["a", "b"], [], tmp_path) == ["a", "b"]
+    assert cli.chosen_models(["a", "b"], ["b", "b"], tmp_path) == ["b"]
+
+
+def test_what_is_not_published_is_refused_with_what_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model 'c' is not published in .*; wanted one of a, b"):
+        cli.chosen_models(["a", "b"], ["c"], tmp_path)
+    with pytest.raises(UserError, match="no model is published"):
+        cli.chosen_models([], [], tmp_path)
+
+
+def test_a_port_in_use_is_refused_whoever_shares_it() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use"):
+            cli.free_ports("127.0.0.1", port, 1)
+        with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use"):
+            cli.free_ports("127.0.0.1", port - 1, 2)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:9000"):
+        cli.free_ports("192.0.2.1", 9000, 1)
+
+
+def test_the_ready_line_names_every_replicas_address(tmp_path: Path) -> None:
+    manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
+    plan = Plan(tmp_path, {"double": 1}, "127.0.0.1", 9000, replicas=2)
+    line = cli.ready_line(manifest, plan)
+    assert line.startswith("READY double version=1 candidate=fp32@onnxruntime-cpu digest=")
+    assert line.endswith("address=127.0.0.1:9000,127.0.0.1:9001")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("serve.cli", ["ray", "grpc", "onnxruntime", "numpy"]),
+        ("serve.client", ["ray", "onnxruntime", "torch"]),
+        ("serve.codec", ["ray", "onnxruntime", "torch", "grpc"]),
+    ],
+)
+def test_what_a_module_loads(module: str, heavy: list[str]) -> None:
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
