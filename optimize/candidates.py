@@ -108,25 +108,31 @@ def _apply(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Built
     # Recipes load onnx, so each is imported where it is used: in the child process that builds one candidate.
     if cell.target in ("tensorrt", "tensorrt-rtx"):
         raise CandidateError(f"{cell.runtime} engines cannot be built by this release")
-    if cell.precision == "fp32":
-        from optimize.recipes import graph  # noqa: PLC0415
+    if cell.precision == "fp16":
+        from optimize.recipes import fp16  # noqa: PLC0415
 
-        target = folder / "model.onnx"
-        notes = graph.prepare(baseline, target)
-        others = sorted(path for path in folder.iterdir() if path != target)
-        return Built((target, *others), 0, notes)
+        return fp16.build(baseline, folder, _calibration(calibration))
+    if cell.precision == "int8-dynamic":
+        from optimize.recipes import int8_dynamic  # noqa: PLC0415
+
+        return int8_dynamic.build(baseline, folder)
     if cell.precision == "int8-static":
         from optimize.recipes import int8_static  # noqa: PLC0415
 
-        return int8_static.build(
-            baseline, folder, _calibration(calibration), symmetric=cell.target != "cpu", method="minmax"
-        )
-    raise CandidateError(f"{cell.precision} cannot be built by this release")
+        symmetric = cell.target != "cpu"
+        return int8_static.build(baseline, folder, _calibration(calibration), symmetric=symmetric)
+    from optimize.recipes import graph  # noqa: PLC0415
+
+    target = folder / "model.onnx"
+    notes = graph.prepare(baseline, target)
+    return Built((target, *sorted(path for path in folder.iterdir() if path != target)), 0, notes)
 
 
 def _calibration(path: Path) -> Iterator[Arrays]:
-    """At most 512 rows of the calibration split, batch by batch."""
+    """At most 512 rows of the calibration split, batch by batch; nothing where there are no samples."""
     seen = 0
+    if not path.exists():
+        return
     for batch in sampling.read(path):
         if seen >= _CALIBRATION_ROWS:
             return

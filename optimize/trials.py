@@ -174,6 +174,8 @@ def screened(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
         CandidateError: It does not open, fails, or answers NaN.
     """
     entrant = _sized(ground, entrant)
+    if entrant.out:
+        return entrant
     budgets = ground.bench.budgets
     depends = (entrant.depends, ground.reading.data_digest, ground.signature, budgets.latency.batch)
     arguments = (entrant.subject, ground.signature, ground.split("selection"), budgets.latency.batch)

