@@ -82,7 +82,7 @@ class Answers:
                 arrays.append(_nested(column.reshape(-1), np.tile(column.shape[1:], (self._rows, 1)), spec))
             else:
                 values = self._ragged[spec.name]
-                shapes = np.array([value.shape for value in values], np.int64).reshape(self._rows, -1)
+                shapes = np.array([value.shape for value in values], np.int64).reshape(self._rows, len(row_shape(spec)))
                 flat = np.concatenate([np.empty(0, spec.dtype), *(value.reshape(-1) for value in values)])
                 arrays.append(_nested(flat, shapes, spec))
         return pa.Table.from_arrays(arrays, schema=schema)

@@ -25,17 +25,20 @@ def score(
     """Score the rows of a Parquet file with a published model."""
     from serve.scoring import job  # noqa: PLC0415 - it imports pyarrow and onnxruntime
 
-    summary = job.run(
-        job.Request(
-            model=model,
-            input=input_path,
-            output=output,
-            registry=registry,
-            version=version,
-            resume=resume,
-            workers=workers,
-        )
+    request = job.Request(
+        model=model,
+        input=input_path,
+        output=output,
+        registry=registry,
+        version=version,
+        resume=resume,
+        workers=workers,
     )
+    try:
+        summary = job.run(request)
+    except KeyboardInterrupt:
+        typer.echo(f"{output}: finished parts are kept; go on with --resume", err=True)
+        raise
     typer.echo(
         f"{output}: {summary.rows:,} rows in {summary.parts} part{'s' if summary.parts > 1 else ''}, by {model} version"
         f" {summary.version} ({summary.digest[:12]}); {summary.rows_scored:,} of them now, in {summary.seconds:.1f} s"

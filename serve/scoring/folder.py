@@ -85,10 +85,8 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, wanted a folder; name another one with --output")
     if folder.is_dir() and any(not entry.name.startswith(_TEMPORARY_PREFIX) for entry in folder.iterdir()):
-        fix = "continue it with --resume" if (folder / JOB_FILE).exists() else "it is not a scoring job's"
-        raise UserError(
-            f"{folder}: is not empty ({fix}); wanted an empty or a new folder: name another one with --output"
-        )
+        fix = "go on with its job by --resume, or " if (folder / JOB_FILE).exists() else ""
+        raise UserError(f"{folder}: is not empty, wanted an empty or a new folder; {fix}name another one with --output")
 
 
 def difference(begun: Job, now: Job) -> str | None:

@@ -43,13 +43,14 @@ def run(request: Request) -> Summary:
         ProveserveError: The version is missing or damaged, the model fails on a row, or workers die over it.
     """
     began_s = time.monotonic()
-    manifest = _manifest(request)
+    begun = recorded(request.output) if request.resume else None
+    manifest = _manifest(request, begun)
     workers = worker_count(request.workers, manifest.artifact.options.threads, len(os.sched_getaffinity(0)))
     source, metadata, schema = describe(request.input)
     check_schema(schema, manifest.signature, str(request.input))
     job = _job(manifest, source, stored_row_bytes(metadata, [spec.name for spec in manifest.signature.inputs]))
     tasks = plan.tasks(source.row_groups, job.slice_rows, manifest.signature.max_batch)
-    if not request.resume:
+    if begun is None:
         check_free(request.output)
     with held(request.output, job) as folder:
         missing = folder.missing(tasks)
@@ -87,9 +88,8 @@ def worker_count(asked: int | None, threads: int, cores: int) -> int:
     return asked or carried
 
 
-def _manifest(request: Request) -> Manifest:
+def _manifest(request: Request, begun: Job | None) -> Manifest:
     """The version that was asked for, else the one that a resumed job began with, else the current one."""
-    begun = recorded(request.output) if request.resume else None
     version = begun.version if begun is not None and begun.model == request.model else None
     manifest = Registry(request.registry).load(request.model, request.version or version)
     artifact = manifest.artifact
