@@ -92,9 +92,9 @@ def _medians(blocks: Sequence[Latencies]) -> npt.NDArray[np.float64]:
 def _ratio(
     numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64], confidence: float, seed: int
 ) -> tuple[float, float, float]:
-    """Geometric mean of the pairs' ratios, and its bootstrap bounds, each at `confidence`."""
+    """Ratio of the pairs, as the middle half of them has it on average, and its bootstrap bounds, each at `confidence`."""
     if numerators.shape != denominators.shape or not numerators.size:
         raise ValueError(f"wanted equally many blocks of both, got {numerators.size} and {denominators.size}")
     logs = np.log(numerators / denominators)
-    low, high = bootstrap.mean_bounds(logs, confidence, seed)
-    return math.exp(logs.mean()), math.exp(low), math.exp(high)
+    low, high = np.quantile(bootstrap.midmeans(logs, seed), [1.0 - confidence, confidence])
+    return math.exp(float(bootstrap.midmean(logs))), math.exp(low), math.exp(high)

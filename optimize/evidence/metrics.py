@@ -1,7 +1,7 @@
 """The built-in accuracy metrics. Higher is better always: errors are negated.
 
-A metric first reads a model's answers (:attr:`Metric.read`: predicted classes, scores or numbers), once; then it scores them. `right`
-and `score` metrics give one value a sample and are their mean; `set` metrics give one number for the whole set.
+A metric reads a model's answers once (predicted classes, scores or numbers), and then scores them. `right` and `score` metrics give
+one value a sample and are their mean; `set` metrics give one number for the whole set.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,22 @@ from optimize.evidence.finding import Finding
 from optimize.evidence.ranks import correlation, mean_ranks
 
 Array = npt.NDArray[Any]
+Scoring = Callable[[Array, Array], Any]
+
+# An 8-bit graph may answer a probability a little beyond 0 or 1.
+_PROBABILITY_SLACK = 0.05
 
 
 class Metric(Struct, frozen=True):
-    """One metric: `read(outputs, labels)` prepares answers, `score(answers, labels)` gives values a sample, or one for the set."""
+    """One metric: `read(outputs, labels)` prepares answers, `scoring(labels)` gives the function that scores them.
+
+    That function takes answers and labels of any rows, and returns one value a row, or one for all of them.
+    """
 
     name: str
     kind: Literal["right", "score", "set"]
     read: Callable[[Array, Array], Array]
-    score: Callable[[Array, Array], Any]
+    scoring: Callable[[Array], Scoring]
 
     def value(self, outputs: Array, labels: Array) -> float:
         """The metric of these outputs against these labels.
@@ -33,7 +40,7 @@ class Metric(Struct, frozen=True):
         Raises:
             SourceError: Outputs and labels do not fit together or do not fit the metric.
         """
-        return float(np.mean(self.score(self.read(outputs, labels), labels)))
+        return float(np.mean(self.scoring(labels)(self.read(outputs, labels), labels)))
 
 
 def built_in(name: str) -> Metric:
@@ -56,13 +63,14 @@ def drop(
         SourceError: Outputs and labels do not fit together or do not fit the metric.
     """
     source, candidate = metric.read(source_outputs, labels), metric.read(candidate_outputs, labels)
+    score = metric.scoring(labels)
     if metric.kind == "right":
-        return paired_drop(metric.score(source, labels), metric.score(candidate, labels), max_drop, confidence)
+        return paired_drop(score(source, labels), score(candidate, labels), max_drop, confidence)
     if metric.kind == "score":
-        return score_drop(metric.score(source, labels), metric.score(candidate, labels), max_drop, confidence, seed)
+        return score_drop(score(source, labels), score(candidate, labels), max_drop, confidence, seed)
 
     def both(chosen: npt.NDArray[np.intp]) -> tuple[float, float]:
-        return metric.score(source[chosen], labels[chosen]), metric.score(candidate[chosen], labels[chosen])
+        return score(source[chosen], labels[chosen]), score(candidate[chosen], labels[chosen])
 
     return set_drop(both, len(labels), max_drop, confidence, seed)
 
@@ -70,6 +78,11 @@ def drop(
 def _rows(outputs: Array, labels: Array, name: str) -> None:
     if not len(labels):
         raise SourceError(f"metric {name}: no samples; wanted at least one labelled row")
+    if "O" in (outputs.dtype.kind, labels.dtype.kind):
+        raise SourceError(
+            f"metric {name}: outputs are {outputs.dtype}, labels {labels.dtype}; wanted numbers in rows of one shape, or a metric"
+            " of your own, file.py:attr"
+        )
     if outputs.ndim == 0 or len(outputs) != len(labels):
         raise SourceError(
             f"metric {name}: the output has shape {list(outputs.shape)} for {len(labels)} labels; wanted one row a label"
@@ -96,7 +109,7 @@ def _classes(name: str) -> Callable[[Array, Array], Array]:
 
 def _probabilities(column: Array, labels: Array, name: str) -> Array:
     finite = column[np.isfinite(column)]
-    if finite.size and (finite.min() < 0.0 or finite.max() > 1.0):
+    if finite.size and (finite.min() < -_PROBABILITY_SLACK or finite.max() > 1.0 + _PROBABILITY_SLACK):
         raise SourceError(
             f"metric {name}: a single output column goes from {finite.min():.4g} to {finite.max():.4g}; wanted probabilities of"
             " class 1 (0 to 1), class numbers as integers, or one column a class"
@@ -110,13 +123,15 @@ def _class_labels(labels: Array, name: str) -> None:
         raise SourceError(
             f"metric {name}: labels have shape {list(labels.shape)} and dtype {labels.dtype}; wanted one integer class a row"
         )
+    if labels.min() < 0:
+        raise SourceError(
+            f"metric {name}: a label is {labels.min()}; wanted classes from 0 on: leave rows without a label out"
+        )
 
 
 def _within(labels: Array, classes: int, name: str) -> None:
-    if labels.min() < 0 or labels.max() >= classes:
-        raise SourceError(
-            f"metric {name}: labels go from {labels.min()} to {labels.max()}; wanted 0 to {classes - 1}, the output's classes"
-        )
+    if labels.max() >= classes:
+        raise SourceError(f"metric {name}: a label is {labels.max()}; wanted 0 to {classes - 1}, the output's classes")
 
 
 def _column(outputs: Array, name: str) -> Array:
@@ -132,14 +147,20 @@ def _equal(answers: Array, labels: Array) -> Array:
     return right
 
 
-def _f1(answers: Array, labels: Array) -> float:
+def _f1(labels: Array) -> Scoring:
     """F1 of class 1 where all labels are 0 or 1, else the plain mean over the classes that occur in the labels."""
-    top = int(max(answers.max(), labels.max())) + 1
-    hits = np.bincount(labels[answers == labels], minlength=top)
-    claimed = np.bincount(answers[answers >= 0], minlength=top)
-    actual = np.bincount(labels, minlength=top)
-    each = 2.0 * hits / np.maximum(claimed + actual, 1)
-    return float(each[1]) if top == 2 else float(each[actual > 0].mean())
+    binary = bool(labels.max() <= 1)
+
+    def score(answers: Array, labels: Array) -> float:
+        labels = labels.astype(np.int64)
+        classes = int(max(answers.max(), labels.max(), 1)) + 1
+        right = np.bincount(labels[answers == labels], minlength=classes)
+        claimed = np.bincount(answers[answers >= 0], minlength=classes)
+        actual = np.bincount(labels, minlength=classes)
+        each = 2.0 * right / np.maximum(claimed + actual, 1)
+        return float(each[1]) if binary else float(each[actual > 0].mean())
+
+    return score
 
 
 def _positive_scores(outputs: Array, labels: Array) -> Array:
@@ -195,14 +216,18 @@ def _spearman(answers: Array, labels: Array) -> float:
     return correlation(mean_ranks(answers.ravel()), mean_ranks(labels.ravel()))
 
 
+def _whatever_labels(score: Scoring) -> Callable[[Array], Scoring]:
+    return lambda _: score
+
+
 _METRICS = {
     metric.name: metric
     for metric in (
-        Metric("top1", "right", _classes("top1"), _equal),
+        Metric("top1", "right", _classes("top1"), _whatever_labels(_equal)),
         Metric("f1", "set", _classes("f1"), _f1),
-        Metric("auc", "set", _positive_scores, _auc),
-        Metric("mae", "score", _numbers("mae"), _mae),
-        Metric("rmse", "set", _numbers("rmse"), _rmse),
-        Metric("spearman", "set", _numbers("spearman"), _spearman),
+        Metric("auc", "set", _positive_scores, _whatever_labels(_auc)),
+        Metric("mae", "score", _numbers("mae"), _whatever_labels(_mae)),
+        Metric("rmse", "set", _numbers("rmse"), _whatever_labels(_rmse)),
+        Metric("spearman", "set", _numbers("spearman"), _whatever_labels(_spearman)),
     )
 }
