@@ -2,7 +2,11 @@
 
     session   one open model, a context manager
     curve     predicted latency per batch size, from a manifest
-    batcher   which requests share an execution, and when
+    forecast  predicted latency of the next execution, from the curve and from how the last ones went
+    joining   join the rows of several requests, and cut the answers apart
+    policy    which requests share an execution, and which can be answered in time: pure
+    slot      one session at work, and the search for the request that made it fail
+    batcher   many callers, few executions: the loop around the policy
 
 numpy and one onnxruntime are all it needs besides msgspec, so that an artefact also runs at the edge.
 """

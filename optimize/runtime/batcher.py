@@ -218,16 +218,21 @@ class Batcher:
         await self._quiet.wait()
 
     async def close(self) -> None:
-        """Refuse what comes or waits, let running executions end, and end the threads."""
+        """Refuse what comes or waits, let running executions end, and end the threads.
+
+        A model that hangs makes this wait: bound it with a timeout, which leaves that thread to end with the process.
+        """
         self._open = False
         with self._lock:
             waiting = list(self._queue)
             for call in waiting:
                 self._queue.discard(call)
         self._deliver([_Settled(call, Closed(_CLOSED), "closed") for call in waiting])
-        await self.drain()
-        for slot in self._slots:
-            slot.inbox.put(None)
+        try:
+            await self.drain()
+        finally:
+            for slot in self._slots:
+                slot.inbox.put(None)
         for thread in self._threads:
             thread.join()
         self._threads = []
@@ -330,17 +335,20 @@ class Batcher:
     # On the worker threads.
 
     def _work(self, slot: Slot[_Call]) -> None:
-        """A worker's life: run a batch, take the next one or lie idle, hand over the answers."""
-        batch = slot.inbox.get()
-        while batch is not None:
+        """A worker's life: lie idle until a batch comes, then run batches until none is left."""
+        while (batch := slot.inbox.get()) is not None:
+            self._work_off(slot, batch)
+            del batch  # an idle worker holds no caller's arrays
+
+    def _work_off(self, slot: Slot[_Call], batch: list[_Call]) -> None:
+        while batch:
             settled = self._execute(slot, batch)
             batch = self._next(slot, settled)
             try:
                 self._loop.call_soon_threadsafe(self._deliver, settled)
-            except RuntimeError:
-                return  # the loop was closed before the batcher: nobody is left to answer
-            if not batch:
-                batch = slot.inbox.get()
+            except RuntimeError:  # the loop was closed before the batcher: nobody is left to answer
+                slot.inbox.put(None)
+                return
 
     def _next(self, slot: Slot[_Call], settled: list[_Settled]) -> list[_Call]:
         """What this slot runs next: the rest of a failed batch, else what the queue gives; with nothing it lies idle."""
@@ -351,7 +359,7 @@ class Batcher:
                 for call in half:
                     if call.lost(now):
                         settled.append(_late(call))
-                    elif not call.future.done():
+                    else:
                         batch.append(call)
             if not batch:
                 batch, lost = self._queue.take(now)
@@ -366,6 +374,9 @@ class Batcher:
 
     def _execute(self, slot: Slot[_Call], batch: list[_Call]) -> list[_Settled]:
         """Run one batch: its answers, or whom its failure is put down to, if that is known already."""
+        batch = [call for call in batch if not call.future.done()]
+        if not batch:
+            return []
         rows, shape = _extent(batch)
         run = slot.run([call.inputs for call in batch], [call.rows for call in batch], [call.shape for call in batch])
         self._count(run, rows, shape)

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import threading
 import time
 
@@ -203,6 +204,49 @@ async def _cancelling_frees_the_place():
 
 def test_cancelling_frees_the_place_and_is_not_run():
     asyncio.run(_cancelling_frees_the_place())
+
+
+async def _cancelling_in_the_moment_of_starting():
+    session = FakeSession()
+    async with Batcher([session], rows_signature(8), CURVE, OPTIONS) as batcher:
+        switch_interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(10.0)  # the worker cannot begin before the loop rests
+        try:
+            tasks = calls(batcher, [0])
+            await asyncio.sleep(0)
+            assert batcher.running == 1
+            tasks[0].cancel()
+        finally:
+            sys.setswitchinterval(switch_interval_s)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.submit(request(1), 1)
+    assert session.ran[-1] == [1]
+    return session.ran[0] == [1]
+
+
+def test_cancelling_in_the_moment_of_starting_is_in_time():
+    assert any(asyncio.run(_cancelling_in_the_moment_of_starting()) for _ in range(20))
+
+
+async def _low_priority_finishes():
+    options = BatcherOptions(2, 1000, 1000.0, ageing_s=5.0)
+    async with gated(options) as (batcher, session, clock):
+        low = calls(batcher, [0, 1], priority=9)
+        await until(lambda: session.inside)
+        flood = []
+        while not low[1].done():
+            flood += calls(batcher, range(100 + len(flood), 102 + len(flood)))
+            await admitted()
+            left = session.left
+            session.release()
+            await until(lambda: session.left > left and session.inside)  # noqa: B023 - called in this turn only
+        assert 5.0 <= clock.now < 12.0
+        session.release(1000)
+        await asyncio.gather(*low, *flood)
+
+
+def test_low_priority_finishes_under_a_flood_of_high():
+    asyncio.run(_low_priority_finishes())
 
 
 async def _the_queue_is_bounded():

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -146,6 +147,39 @@ async def _close_refuses_what_waits():
 
 def test_close_refuses_what_waits_and_lets_the_running_end():
     asyncio.run(_close_refuses_what_waits())
+
+
+async def _closing_a_hung_model():
+    session = GatedSession(FakeClock(), 0.0, 0.0)
+    batcher = await Batcher([session], rows_signature(8), CURVE, OPTIONS).__aenter__()
+    calls(batcher, [0])
+    await until(lambda: session.inside)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(batcher.close(), 0.01)
+    return session
+
+
+def test_closing_a_hung_model_can_be_bounded_and_its_worker_ends_when_the_model_does():
+    before = set(threading.enumerate())
+    session = asyncio.run(_closing_a_hung_model())
+    session.release()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+async def _an_idle_worker():
+    async with Batcher([FakeSession()], rows_signature(8), CURVE, OPTIONS) as batcher:
+        inputs = request(0)
+        watched = weakref.ref(inputs["x"])
+        await batcher.submit(inputs, 1)
+        del inputs
+        await until(lambda: batcher.running == 0)
+        await until(lambda: watched() is None)
+
+
+def test_an_idle_worker_holds_no_caller_s_arrays():
+    asyncio.run(_an_idle_worker())
 
 
 def test_no_thread_outlives_the_batcher():
