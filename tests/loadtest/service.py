@@ -5,8 +5,8 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import grpc
 
@@ -36,8 +36,8 @@ class Toy:
     """The running service: where it is, and what it was sent."""
 
     target: str
-    port: int
-    requests: list[pb.ModelInferRequest] = field(default_factory=list)
+    requests: list[pb.ModelInferRequest]
+    end: Callable[[], None]
 
 
 METADATA = pb.ModelMetadataResponse(
@@ -106,6 +106,8 @@ class _Server(threading.Thread):
         return self._port
 
     def end(self) -> None:
+        if not self.is_alive():
+            return
         self._loop.call_soon_threadsafe(self._over.set)
         self.join(10)
         assert not self.is_alive()
@@ -139,6 +141,6 @@ def running(faults: Faults | None = None, metadata: pb.ModelMetadataResponse = M
     server.start()
     port = server.wait_for_port()
     try:
-        yield Toy(f"127.0.0.1:{port}", port, requests)
+        yield Toy(f"127.0.0.1:{port}", requests, server.end)
     finally:
         server.end()
