@@ -4,6 +4,8 @@
 """
 
 import difflib
+import math
+import re
 import tomllib
 import types
 import typing
@@ -28,7 +30,23 @@ BUILT_IN_METRICS = ("top1", "f1", "auc", "mae", "rmse", "spearman")
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
-Axis = str | Count
+Text = Annotated[str, Meta(min_length=1)]
+Axis = Text | Count
+Dtype = Literal[
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "object",
+]
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,9 +62,9 @@ class Dim(Record, frozen=True):
 
 
 class InputSpec(Record, frozen=True):
-    """A declared input: numpy dtype name, axes (names are dynamic), and the value that fills padded positions."""
+    """A declared input: numpy dtype name ("object" for strings), axes (names are dynamic), the value that fills padding."""
 
-    dtype: str
+    dtype: Dtype
     shape: tuple[Axis, ...]
     pad: float | None = None
 
@@ -111,10 +129,10 @@ class CostBudget(Record, frozen=True):
 class ModelBudgets(Record, frozen=True):
     """One `[models.NAME]` table."""
 
-    source: str
-    data: str | None = None
-    targets: tuple[Target, ...] = ("cpu",)
-    precisions: tuple[Precision, ...] | None = None
+    source: Text
+    data: Text | None = None
+    targets: Annotated[tuple[Target, ...], Meta(min_length=1)] = ("cpu",)
+    precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] | None = None
     compute_capabilities: tuple[str, ...] = ()
     preprocess: str | None = None
     batch_invariant: bool = False
@@ -136,7 +154,7 @@ class Budgets(Record, frozen=True):
 
     schema: Literal[1]
     models: dict[str, ModelBudgets]
-    registry: str = "artifacts"
+    registry: Text = "artifacts"
 
 
 class Limit(Record, frozen=True):
@@ -220,7 +238,7 @@ def load(path: Path) -> Budgets:
 def _check_table(schema: type[Struct], table: Mapping[str, object], prefix: str, problems: list[str]) -> None:
     """Collect every unknown key, missing key and wrong value of `table`, to all depths."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
-    for key in table.keys() - fields.keys():
+    for key in sorted(table.keys() - fields.keys()):
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
         known = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(fields))}"
         problems.append(f"{prefix}{key}: unknown key; {known}")
@@ -240,10 +258,17 @@ def _check_value(kind: Any, value: object, key: str, problems: list[str]) -> Non
         else:
             problems.append(f"{key} = {value!r}: wanted a table")
         return
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is dict and _is_struct(arguments[1]) and isinstance(value, dict):
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        name_kind, entry_kind = typing.get_args(kind)
         for name, entry in value.items():
-            _check_value(arguments[1], entry, f"{key}.{name}", problems)
+            # Names are free or one of a few; a name that is not is told as an unknown key.
+            if typing.get_origin(name_kind) is Literal and name not in typing.get_args(name_kind):
+                problems.append(f"{key}.{name}: unknown key; known keys: {', '.join(typing.get_args(name_kind))}")
+            else:
+                _check_value(entry_kind, entry, f"{key}.{name}", problems)
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{key} = {value!r}: wanted a finite number")
         return
     try:
         msgspec.convert(value, kind, strict=True)
@@ -255,15 +280,31 @@ def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 
+# What a user calls the types that msgspec names.
+_PLAIN_WORDS = {
+    "float": "number",
+    "int": "whole number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "list",
+    "object": "table",
+}
+
+
 def _wanted(message: str, kind: object) -> str:
-    text = message.split(" - at", maxsplit=1)[0]
+    choices = _choices(kind)
+    if "enum value" in message and choices:
+        return f"wanted {'one of ' if len(choices) > 1 else ''}{', '.join(map(str, choices))}"
+    text = message.split(" - at", maxsplit=1)[0].replace(" | null", "").replace("Expected", "wanted").replace("`", "")
+    return re.sub(rf"\b({'|'.join(_PLAIN_WORDS)})\b", lambda match: _PLAIN_WORDS[match[0]], text)
+
+
+def _choices(kind: object) -> tuple[object, ...]:
+    """The values of the Literal that stands in a type, at whatever depth."""
+    arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
-        return f"wanted one of {', '.join(map(str, typing.get_args(kind)))}"
-    if "enum value" in text:
-        choices = next((a for a in typing.get_args(kind) if typing.get_origin(a) is Literal), None)
-        if choices is not None:
-            return f"{text}; wanted any of {', '.join(map(str, typing.get_args(choices)))}"
-    return text.replace("Expected", "wanted").replace("`", "")
+        return arguments
+    return next((choices for argument in arguments if (choices := _choices(argument))), ())
 
 
 def _contradictions(name: str, model: ModelBudgets) -> list[str]:
@@ -273,28 +314,39 @@ def _contradictions(name: str, model: ModelBudgets) -> list[str]:
         problems.append("name: wanted letters, digits, `_`, `-` and `.` only, since it names a folder and a gRPC model")
     if not limits(model):
         problems.append("budgets: none is declared; declare at least one, such as accuracy.max_drop or latency.p99_ms")
-    for dim, size in model.dims.items():
-        if not size.min <= size.opt <= size.max:
-            problems.append(
-                f"dims.{dim} = {{min={size.min}, opt={size.opt}, max={size.max}}}: wanted min <= opt <= max"
-            )
-    named = {axis for spec in model.inputs.values() for axis in spec.shape if isinstance(axis, str)}
-    problems.extend(
-        f"dims.{axis}: missing, though an input has an axis of that name; add `{axis} = {{ min = 1, opt = .., max = .. }}`"
-        for axis in sorted(named - model.dims.keys())
-    )
+    problems.extend(_dim_problems(model))
     if (model.accuracy.max_drop is not None or model.accuracy.min_agreement is not None) and model.data is None:
         problems.append("data: missing; an accuracy budget needs samples to be judged on")
     if model.throughput.p99_ms is not None and model.throughput.qps is None:
         problems.append("throughput.qps: missing; throughput.p99_ms is the p99 at a declared rate")
-    if model.latency.batch > 1 and BATCH in model.dims and model.latency.batch > model.dims[BATCH].max:
-        problems.append(
-            f"latency.batch = {model.latency.batch}: wanted at most dims.batch.max = {model.dims[BATCH].max}"
-        )
     if model.cost.max_per_million is not None and not model.cost.per_hour:
         problems.append("cost.per_hour: missing; cost.max_per_million needs a price, such as { cpu = 0.04 }")
     if ":" not in model.accuracy.metric and model.accuracy.metric not in BUILT_IN_METRICS:
         problems.append(
             f"accuracy.metric = {model.accuracy.metric!r}: wanted one of {', '.join(BUILT_IN_METRICS)}, or file.py:attr"
+        )
+    return problems
+
+
+def _dim_problems(model: ModelBudgets) -> list[str]:
+    problems = [
+        f"dims.{dim} = {{min={size.min}, opt={size.opt}, max={size.max}}}: wanted min <= opt <= max"
+        for dim, size in model.dims.items()
+        if not size.min <= size.opt <= size.max
+    ]
+    named = {axis for spec in model.inputs.values() for axis in spec.shape if isinstance(axis, str)}
+    problems.extend(
+        f"dims.{axis}: missing, though an input has an axis of that name; add `{axis} = {{ min = 1, opt = .., max = .. }}`"
+        for axis in sorted(named - model.dims.keys())
+    )
+    if model.inputs:
+        problems.extend(
+            f"dims.{dim}: no input has an axis of that name; wanted one of {', '.join(sorted(named)) or 'none'}"
+            for dim in sorted(model.dims.keys() - named)
+        )
+    rows = model.dims.get(BATCH)
+    if rows is not None and not rows.min <= model.latency.batch <= rows.max:
+        problems.append(
+            f"latency.batch = {model.latency.batch}: wanted a size within dims.batch, which goes from {rows.min} to {rows.max}"
         )
     return problems
