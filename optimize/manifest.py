@@ -238,7 +238,7 @@ class StageTime(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """One model's outcome of one export: all that a report is drawn from."""
+    """One model's outcome of one export: all that a report is drawn from; `created` is when it ended, in ISO 8601."""
 
     name: str
     exit: int
@@ -249,6 +249,8 @@ class Result(Record, frozen=True):
     reason: str
     stages: tuple[StageTime, ...] = ()
     machine: Machine | None = None
+    tools: dict[str, str] = {}
+    created: str = ""
 
 
 def digest_of(path: Path) -> str:
@@ -257,9 +259,9 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def encode(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+def encode(record: Manifest | Result) -> bytes:
+    """The record as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 def decode(data: bytes, origin: str) -> Manifest:
@@ -274,6 +276,18 @@ def decode(data: bytes, origin: str) -> Manifest:
         raise ArtifactError(
             f"{origin}: not a manifest of schema {MANIFEST_SCHEMA} ({error}); publish the version again with `optimize export`"
         ) from None
+
+
+def decode_result(data: bytes, origin: str) -> Result:
+    """Read the result of an export; `origin` names it in the error.
+
+    Raises:
+        ArtifactError: The text is no result of this release.
+    """
+    try:
+        return msgspec.json.decode(data, type=Result)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{origin}: not a result of this release ({error}); run `optimize export` again") from None
 
 
 def json_schema() -> bytes:

@@ -70,7 +70,7 @@ def _result(bench: Bench, registry: Registry, options: Options) -> Result:
         reason = f"{winner.candidate} wins" if winner else selection.reason_of(bench.budgets, tried)
     except ProveserveError as error:
         code, reason = error.exit_code, str(error)
-    return Result(
+    result = Result(
         name=bench.name,
         exit=int(code),
         winner=winner,
@@ -80,7 +80,15 @@ def _result(bench: Bench, registry: Registry, options: Options) -> Result:
         reason=reason,
         stages=tuple(bench.stages),
         machine=bench.machine,
+        tools=bench.tools,
+        created=_now(),
     )
+    registry.keep(result)
+    return result
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _proven(bench: Bench, registry: Registry, *, quick: bool) -> tuple[tuple[Trial, ...], Winner | None]:
@@ -97,7 +105,7 @@ def _proven(bench: Bench, registry: Registry, *, quick: bool) -> tuple[tuple[Tri
     tried = [_trial(bench, entrant) for entrant in entrants]
     champion = None if quick else _champion(ground, tried, entrants)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
-    crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None)
+    crowned = _crowned(ground, [reference, *tried, *absent], champion)
     return crowned, _published(ground, registry, champion, crowned) if champion else None
 
 
@@ -216,6 +224,21 @@ def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, cham
     return compared.outcome == "faster"
 
 
+def _crowned(ground: Ground, tried: Sequence[Trial], champion: Entrant | None) -> tuple[Trial, ...]:
+    """The trials with the champion marked and its latency per batch size beside its other figures."""
+    if champion is None:
+        return selection.crowned(tried, None)
+    depends = (champion.depends, ground.reading.data_digest, ground.signature)
+    arguments = (champion.subject, ground.signature, ground.split("confirmation"))
+    points = tuple(
+        ground.bench.measured("latency per batch size", list[CurvePoint], depends, curve.measure, *arguments)
+    )
+    return tuple(
+        msgspec.structs.replace(trial, curve=points) if trial.name == champion.name else trial
+        for trial in selection.crowned(tried, champion.name)
+    )
+
+
 def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.float64]]:
     return [np.array(block) / rows for block in blocks]
 
@@ -252,19 +275,17 @@ def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tu
     depends = (champion.depends, ground.reading.data_digest, ground.signature)
     answered = bench.build("golden answers", depends, golden.record, champion.subject, ground.signature, split)
     recorded = stored(answered, golden.Recorded)
-    arguments = (champion.subject, ground.signature, split)
-    points = tuple(bench.measured("latency per batch size", list[CurvePoint], depends, curve.measure, *arguments))
     return Manifest(
         schema=1,
         model=bench.name,
         version=0,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now(),
         candidate=champion.name,
         artifact=_stored_artifact(registry, champion),
         signature=ground.signature,
         budgets=bench.budgets,
         verdicts=tuple(champion.verdicts.values()),
-        curve=points,
+        curve=next(trial.curve for trial in crowned if trial.name == champion.name),
         trials=crowned,
         golden=Golden(
             registry.put(answered / golden.GOLDEN, golden.GOLDEN), recorded.count, recorded.atol, recorded.rtol

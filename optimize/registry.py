@@ -3,6 +3,7 @@
     <root>/blobs/sha256/<digest>                   a file
     <root>/models/<name>/<version>/manifest.json   a version: 1, 2, 3 ...
     <root>/models/<name>/current                   the number of the version that is served
+    <root>/reports/<name>/result.json              the outcome of the last export, published or not
 
 A file appears whole or not at all: it is written beside its place, flushed, and renamed. A version number is claimed by linking its
 manifest into place, which only one writer can do. A killed export leaves at most stray temporary files, which no reader looks at.
@@ -17,7 +18,7 @@ import msgspec
 
 from optimize.budgets import Budgets
 from optimize.errors import ArtifactError
-from optimize.manifest import Blob, Manifest, decode, digest_of, encode
+from optimize.manifest import Blob, Manifest, Result, decode, decode_result, digest_of, encode
 
 _CHUNK_BYTES = 1 << 20
 
@@ -137,6 +138,24 @@ class Registry:
                     continue
             self.promote(manifest.model, version)
             return numbered
+
+    def keep(self, result: Result) -> Path:
+        """Keep the outcome of an export, in place of the model's earlier one, for reports."""
+        target = self.root / "reports" / result.name / "result.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(target) as temporary:
+            _write(temporary, encode(result))
+            temporary.replace(target)
+        return target
+
+    def result(self, model: str) -> Result | None:
+        """The outcome of a model's last export, or None where there was none.
+
+        Raises:
+            ArtifactError: Its file is damaged, or was written by another release.
+        """
+        path = self.root / "reports" / model / "result.json"
+        return decode_result(path.read_bytes(), str(path)) if path.exists() else None
 
     def promote(self, model: str, version: int) -> None:
         """Make a published version the one that is served."""
