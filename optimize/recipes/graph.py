@@ -5,7 +5,7 @@ functions, and output names that are defined twice. :func:`prepare` clears them 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +190,24 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return None  # strings and sparse tensors are no weights
 
 
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Names that the bodies of a node read, some of which are values of the graph around it."""
+    names = {value.name for body in bodies(node) for value in body.output}
+    return names.union(*(_reads(inner) for body in bodies(node) for inner in body.node))
+
+
+def rename_captured(node: onnx.NodeProto, old: str, new: str) -> None:
+    """Let the bodies of a node read another value."""
+    for body in bodies(node):
+        for inner in body.node:
+            _rename(inner, old, new)
+        for value in body.output:
+            value.name = new if value.name == old else value.name
+
+
 def _reads(node: onnx.NodeProto) -> set[str]:
     """Names that a node reads, itself or from within its bodies."""
-    return set(node.input).union(*(_reads(inner) for body in bodies(node) for inner in body.node), _body_outputs(node))
-
-
-def _body_outputs(node: onnx.NodeProto) -> Iterable[str]:
-    return [value.name for body in bodies(node) for value in body.output]
+    return captured(node).union(node.input)
 
 
 def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
@@ -206,8 +217,4 @@ def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
 
 def _rename_reads(node: onnx.NodeProto, old: str, new: str) -> None:
     node.input[:] = [new if name == old else name for name in node.input]
-    for body in bodies(node):
-        for inner in body.node:
-            _rename(inner, old, new)
-        for value in body.output:
-            value.name = new if value.name == old else value.name
+    rename_captured(node, old, new)

@@ -30,14 +30,14 @@ class Range(NamedTuple):
     high: float
 
 
-def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch]) -> dict[str, Range]:
-    """The range of each named tensor over the batches.
+def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch], *, finite: bool = False) -> dict[str, Range]:
+    """The range of each named tensor over the batches, or with `finite` that of its finite values.
 
     Raises:
         CandidateError: The graph does not run on a batch, or a value is NaN.
     """
     model, _ = graphs.normalised(source)
-    outputs = _report_ranges(model, tensors)
+    outputs = _report_ranges(model, tensors, finite=finite)
     found = {name: Range(0.0, 0.0) for name in tensors}
     with tempfile.TemporaryDirectory(prefix="proveserve-") as folder:
         session = _open(model, Path(folder))
@@ -51,7 +51,7 @@ def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch]) -> di
     return found
 
 
-def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> list[str]:
+def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str], *, finite: bool) -> list[str]:
     """Add an output of two values, least and greatest, for each tensor, and return the outputs' names."""
     graph = model.graph
     flat, zero = f"{_PREFIX}_flat", f"{_PREFIX}_zero"
@@ -60,10 +60,15 @@ def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> list[str]:
     outputs = []
     for index, tensor in enumerate(tensors):
         name = f"{_PREFIX}_{index}"
+        value = tensor
+        if finite:
+            value = f"{name}_finite"
+            graph.node.append(helper.make_node("IsInf", [tensor], [f"{name}_infinite"]))
+            graph.node.append(helper.make_node("Where", [f"{name}_infinite", zero, tensor], [value]))
         # With a zero among them there are always values, even where a tensor is empty.
         graph.node.extend(
             [
-                helper.make_node("Reshape", [tensor, flat], [f"{name}_flat"]),
+                helper.make_node("Reshape", [value, flat], [f"{name}_flat"]),
                 helper.make_node("Concat", [f"{name}_flat", zero], [f"{name}_all"], axis=0),
                 helper.make_node("ReduceMin", [f"{name}_all"], [f"{name}_low"], keepdims=1),
                 helper.make_node("ReduceMax", [f"{name}_all"], [f"{name}_high"], keepdims=1),

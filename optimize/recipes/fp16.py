@@ -1,0 +1,205 @@
+"""FP16 where it holds the values: the graph's inputs and outputs stay FP32, and so does every node that would overflow.
+
+A value has the precision of the node that makes it. A Cast stands only where a reader wants another one, so that two neighbours
+in FP32 hand a large value over without a detour through FP16.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from optimize.errors import CandidateError
+from optimize.recipes import calibration as samples
+from optimize.recipes import graph as graphs
+from optimize.recipes import placement, ranges, reasons, storage, types
+from optimize.recipes.built import Built
+from optimize.recipes.graph import Names
+from optimize.recipes.signatures import Positions, positions
+
+LARGEST = float(np.finfo(np.float16).max)
+_VANISHING = float(np.finfo(np.float16).smallest_subnormal) / 2
+
+_KEPT = frozenset(
+    {
+        # their inner sums are larger than any value that the graph shows
+        "CumSum", "LpNormalization", "LRN", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
+        # they reckon in coordinates, of which FP16 holds whole numbers up to 2048 only
+        "AffineGrid", "GridSample", "NonMaxSuppression", "RoiAlign", "Upsample",
+        # their scales are FP32 by the measurement that they came from
+        "DequantizeLinear", "QuantizeLinear",
+    }
+)  # fmt: skip
+
+
+def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDArray[Any]]] = ()) -> Built:
+    """Convert the model at `source` into `folder`.
+
+    With `calibration` samples, nodes whose values go beyond 65504 on them stay in FP32; without, only large weights tell.
+
+    Raises:
+        CandidateError: Nothing was converted, or the samples do not run.
+    """
+    model, notes = graphs.normalised(source)
+    chosen = _convertible(model)
+    if chosen:
+        overflowing = _overflowing(model, source, chosen, calibration)
+        if overflowing:
+            notes = (*notes, f"{len(overflowing)} nodes stay in fp32, since their values go beyond 65504")
+        chosen = {index: found for index, found in chosen.items() if index not in overflowing}
+    _Writer(model.graph, chosen).write()
+    graphs.drop_unused(model.graph)
+    types.complete(model)
+    changed = count_converted(model.graph)
+    if not changed:
+        raise CandidateError(reasons.nothing_converted(model.graph))
+    return Built(storage.write(model, folder / "model.onnx"), changed, notes)
+
+
+def count_converted(graph: onnx.GraphProto) -> int:
+    """Nodes other than casts that give an FP16 value."""
+    found = types.of(graph)
+    return sum(
+        node.op_type != "Cast" and any(found.get(name) == TensorProto.FLOAT16 for name in node.output)
+        for node in graph.node
+    )
+
+
+def _convertible(model: onnx.ModelProto) -> dict[int, Positions]:
+    """Where each node that may compute in FP16 takes and gives it, by the node's index."""
+    known = types.of(model.graph)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    opset = graphs.opset(model)
+    found = {}
+    for index, node in enumerate(model.graph.node):
+        if node.op_type in _KEPT or node.domain not in graphs.DEFAULT_DOMAINS or graphs.bodies(node):
+            continue
+        where = positions(node, known, opset)
+        if where and where.outputs and not any(_vanishes(constants.get(name)) for name in node.input):
+            found[index] = where
+    return found
+
+
+def _vanishes(tensor: onnx.TensorProto | None) -> bool:
+    """Whether the tensor is a single small number, such as an epsilon that keeps a divisor from 0, which FP16 rounds to 0."""
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) != 1:
+        return False
+    return 0 < abs(float(numpy_helper.to_array(tensor).item())) <= _VANISHING
+
+
+def _overflowing(
+    model: onnx.ModelProto,
+    source: Path,
+    chosen: Mapping[int, Positions],
+    calibration: Iterable[Mapping[str, npt.NDArray[Any]]],
+) -> set[int]:
+    large = {tensor.name for tensor in model.graph.initializer if _is_large(tensor)}
+    nodes = model.graph.node
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shown = {
+        index: [
+            *(nodes[index].input[position] for position in where.inputs),
+            *(nodes[index].output[position] for position in where.outputs),
+        ]
+        for index, where in chosen.items()
+    }
+    origins = _origins(model.graph)
+    batches = [dict(batch) for batch in calibration]
+    if batches:
+        values = {origins.get(name, name) for names in shown.values() for name in names} - constants
+        large |= _large_values(source, sorted(values), batches)
+    return {index for index, names in shown.items() if any(origins.get(name, name) in large for name in names)}
+
+
+def _origins(graph: onnx.GraphProto) -> dict[str, str]:
+    """For each value that was only moved, the value that it was moved from: it can be no larger."""
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in placement.MOVING:
+            found.update(dict.fromkeys(node.output, found.get(node.input[0], node.input[0])))
+    return found
+
+
+def _large_values(source: Path, values: list[str], batches: list[samples.Batch]) -> set[str]:
+    """Values that hold a finite number beyond FP16 on some batch; infinity itself FP16 can hold."""
+    found = ranges.minmax(source, values, batches)
+    infinite = [name for name, (low, high) in found.items() if not np.isfinite([low, high]).all()]
+    if infinite:
+        found |= ranges.minmax(source, infinite, batches, finite=True)
+    return {name for name, (low, high) in found.items() if max(-low, high) > LARGEST}
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_type != TensorProto.FLOAT:
+        return False
+    values = numpy_helper.to_array(tensor)
+    return bool(np.abs(values[np.isfinite(values)]).max(initial=0.0) > LARGEST)
+
+
+class _Writer:
+    """Rewrites the nodes of one graph in execution order."""
+
+    def __init__(self, graph: onnx.GraphProto, chosen: Mapping[int, Positions]) -> None:
+        self._graph = graph
+        self._chosen = chosen
+        self._names = Names(graph)
+        self._outputs = {value.name for value in graph.output}
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._half: dict[str, str] = {}  # where a value stands in FP16
+        self._single: dict[str, str] = {}  # where a value that was made in FP16 stands in FP32
+
+    def write(self) -> None:
+        nodes: list[onnx.NodeProto] = []
+        for index, node in enumerate(self._graph.node):
+            where = self._chosen.get(index, Positions((), ()))
+            nodes.extend(self._cast_inputs(node, where))
+            nodes.extend([node, *self._halve_outputs(node, where)])
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        kept = [value for value in self._graph.value_info if self._half.get(value.name) != value.name]
+        del self._graph.value_info[:]
+        self._graph.value_info.extend(kept)
+
+    def _cast_inputs(self, node: onnx.NodeProto, where: Positions) -> Iterator[onnx.NodeProto]:
+        for position, name in enumerate(node.input):
+            if position in where.inputs:
+                yield from self._halve(name)
+                node.input[position] = self._half[name]
+            elif self._half.get(name) == name:
+                yield from self._widen(name)
+                node.input[position] = self._single[name]
+        for name in sorted(graphs.captured(node)):
+            if self._half.get(name) == name:
+                yield from self._widen(name)
+                graphs.rename_captured(node, name, self._single[name])
+
+    def _halve_outputs(self, node: onnx.NodeProto, where: Positions) -> Iterator[onnx.NodeProto]:
+        for position in where.outputs:
+            name = node.output[position]
+            self._half[name] = name
+            if name in self._outputs:
+                # The graph's output keeps its name and its FP32.
+                self._half[name] = node.output[position] = self._names.fresh(f"{name}_fp16")
+                yield self._cast(self._half[name], name, TensorProto.FLOAT)
+
+    def _halve(self, name: str) -> Iterator[onnx.NodeProto]:
+        if name in self._half:
+            return
+        self._half[name] = self._names.fresh(f"{name}_fp16")
+        if name in self._constants:
+            values = numpy_helper.to_array(self._constants[name]).astype(np.float16)
+            self._graph.initializer.append(numpy_helper.from_array(values, self._half[name]))
+        else:
+            yield self._cast(name, self._half[name], TensorProto.FLOAT16)
+
+    def _widen(self, name: str) -> Iterator[onnx.NodeProto]:
+        if name not in self._single:
+            self._single[name] = self._names.fresh(f"{name}_fp32")
+            yield self._cast(name, self._single[name], TensorProto.FLOAT)
+
+    def _cast(self, name: str, target: str, to: int) -> onnx.NodeProto:
+        return helper.make_node("Cast", [name], [target], name=self._names.fresh(f"{target}_cast"), to=to)
