@@ -6,7 +6,7 @@ TORCH := 2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test lint bench protos
+.PHONY: setup demo test lint bench protos schema
 
 setup: $(VENV)/.installed
 
@@ -44,3 +44,6 @@ bench: setup
 
 protos: setup
 	$(BIN)/python -m protos.generate
+
+schema: setup
+	$(BIN)/python -c 'import sys; from optimize.manifest import json_schema; sys.stdout.buffer.write(json_schema())' > docs/manifest.schema.json
