@@ -292,4 +292,5 @@ def decode_result(data: bytes, origin: str) -> Result:
 
 def json_schema() -> bytes:
     """JSON Schema of manifest.json, indented."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2) + b"\n"
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Manifest)}
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
