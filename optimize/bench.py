@@ -15,7 +15,7 @@ import msgspec
 
 from optimize.budgets import ModelBudgets
 from optimize.cache import Cache, key_of
-from optimize.errors import CandidateError
+from optimize.errors import CandidateError, ProcessError
 from optimize.isolation import Isolated
 from optimize.manifest import Machine, SessionOptions, StageTime
 from optimize.subject import Subject
@@ -87,12 +87,14 @@ class Bench:
         if record is not None:
             (folder / "record.json").write_bytes(msgspec.json.encode(record))
 
-    def answers(self, stage: str, depends: tuple[object, ...], function: Callable[..., Any], *args: object) -> Path:
+    def answers(
+        self, stage: str, depends: tuple[object, ...], function: Callable[..., Any], *args: object, **kwargs: object
+    ) -> Path:
         """The file that `function(*args, file)` writes in a process of its own, keyed by the machine as well."""
         key = key_of(stage, depends, self.tools, self.machine)
 
         def fill(folder: Path) -> None:
-            self.isolated(function, *args, folder / _ANSWERS)
+            self.isolated(function, *args, folder / _ANSWERS, **kwargs)
 
         return self._timed(stage, lambda: self.cache.folder("answers", key, fill)) / _ANSWERS
 
@@ -109,6 +111,8 @@ class Bench:
         def attempt() -> Success | Failure:
             try:
                 return Success(msgspec.Raw(msgspec.json.encode(self.isolated(function, *args))))
+            except ProcessError:
+                raise
             except CandidateError as error:
                 return Failure(str(error))
 

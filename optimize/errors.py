@@ -7,6 +7,7 @@
     │   └── InputError                 the inputs of one request do not fit the model's signature
     ├── ArtifactError               4  a published file is missing, damaged or cannot be opened
     └── CandidateError              -  one candidate's own failure; the run goes on without it
+        └── ProcessError               its process hung, died or outgrew its memory: another run may fare better
 
 Every message says what was found, what was wanted, and the fix.
 """
@@ -55,3 +56,7 @@ class ArtifactError(ProveserveError):
 
 class CandidateError(ProveserveError):
     """One candidate cannot be built or measured; the message is its cause."""
+
+
+class ProcessError(CandidateError):
+    """A candidate's process hung, died, or used more memory than it may; unlike other failures it is never remembered."""

@@ -100,6 +100,21 @@ class Artifact(Record, frozen=True):
         return sum(blob.size_bytes for blob in self.files)
 
 
+class OperatingPoint(Record, frozen=True):
+    """A layout and what it was measured to give: `instances` sessions of `threads` threads, each at `batch` rows a call.
+
+    Latencies are of one call, with all instances at work; `n` calls were timed.
+    """
+
+    threads: int
+    instances: int
+    batch: int
+    rows_per_s: float
+    p50_ms: float
+    p95_ms: float
+    n: int
+
+
 class Measurement(Record, frozen=True):
     """One quantity: the point estimate, its one-sided bounds where it has any, the sample size, and how it was got."""
 
@@ -212,6 +227,8 @@ class Manifest(Record, frozen=True):
     data_digest: Digest
     tools: dict[str, str]
     machine: Machine
+    online: OperatingPoint | None = None
+    bulk: OperatingPoint | None = None
 
     @property
     def digest(self) -> str:

@@ -21,8 +21,8 @@ from optimize.evidence import comparison
 from optimize.export import BASELINE, Conversion, Reading
 from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
 from optimize.machine import describe, tools
-from optimize.manifest import Artifact, CurvePoint, Golden, Manifest, Result, SessionOptions, Trial, Winner, digest_of
-from optimize.measure import curve, golden
+from optimize.manifest import Artifact, Golden, Manifest, Result, SessionOptions, Trial, Winner, digest_of
+from optimize.measure import golden, operating
 from optimize.registry import Registry, location
 from optimize.trials import Entrant, Ground
 from optimize.validate.accuracy import SEED
@@ -98,15 +98,39 @@ def _proven(bench: Bench, registry: Registry, *, quick: bool) -> tuple[tuple[Tri
     baseline = _baseline(ground, session)
     entrants, absent = _entered(ground, session)
     entrants = _through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
+    champion = None
     if not quick:
         ground = _with_noise(ground, entrants)
+        current = _current(ground, registry)
         entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
-        entrants = _through(ground, entrants, lambda entrant: trials.confirmed(ground, entrant, baseline))
-    tried = [_trial(bench, entrant) for entrant in entrants]
-    champion = None if quick else _champion(ground, tried, entrants)
+        entrants = _through(ground, entrants, lambda entrant: trials.confirmed(ground, entrant, baseline, current))
+        champion, entrants = _elected(ground, entrants)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
-    crowned = _crowned(ground, [reference, *tried, *absent], champion)
+    tried = [_trial(bench, entrant) for entrant in entrants]
+    crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None)
     return crowned, _published(ground, registry, champion, crowned) if champion else None
+
+
+def _current(ground: Ground, registry: Registry) -> Entrant | None:
+    """The version that is served now, for `speed.max_slowdown`."""
+    name = ground.bench.name
+    if ground.bench.budgets.speed.max_slowdown is None or registry.current(name) is None:
+        return None
+    manifest = registry.load(name)
+    subject = ground.bench.subject(manifest.artifact.options, registry.model_file(manifest))
+    return Entrant(f"version {manifest.version}", "fp32", "onnxruntime", subject, manifest.digest)
+
+
+def _elected(ground: Ground, entrants: list[Entrant]) -> tuple[Entrant | None, list[Entrant]]:
+    """The best that also holds its throughput: a full load test takes minutes, so it is asked of the best, then of the next."""
+    while True:
+        champion = _champion(ground, entrants)
+        if champion is None:
+            return None, entrants
+        (tested,) = _through(ground, [champion], lambda entrant: trials.loaded(ground, entrant))
+        entrants = [tested if entrant.name == tested.name else entrant for entrant in entrants]
+        if _trial(ground.bench, tested).status == "qualified":
+            return tested, entrants
 
 
 def prepare(bench: Bench) -> Ground:
@@ -200,9 +224,14 @@ def _with_noise(ground: Ground, entrants: Sequence[Entrant]) -> Ground:
     return msgspec.structs.replace(ground, noise=noise)
 
 
-def _champion(ground: Ground, tried: Sequence[Trial], entrants: Sequence[Entrant]) -> Entrant | None:
-    """The best of those that qualify; a tie goes to the simpler."""
+def _champion(ground: Ground, entrants: Sequence[Entrant]) -> Entrant | None:
+    """The best of those that keep every budget measured so far; a tie goes to the simpler."""
     by_name = {entrant.name: entrant for entrant in entrants}
+    tried = [
+        selection.judged(ground.bench.budgets, entrant.trial(), () if entrant.loaded else ("throughput",))
+        for entrant in entrants
+        if not entrant.out
+    ]
     ordered = selection.in_order_of_simplicity(tried)
     champion = ordered[0] if ordered else None
     for challenger in ordered[1:]:
@@ -222,21 +251,6 @@ def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, cham
     compared = comparison.faster(a_ms, b_ms, seed=SEED)
     ground.bench.progress.note(ground.bench.name, f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}")
     return compared.outcome == "faster"
-
-
-def _crowned(ground: Ground, tried: Sequence[Trial], champion: Entrant | None) -> tuple[Trial, ...]:
-    """The trials with the champion marked and its latency per batch size beside its other figures."""
-    if champion is None:
-        return selection.crowned(tried, None)
-    depends = (champion.depends, ground.reading.data_digest, ground.signature)
-    arguments = (champion.subject, ground.signature, ground.split("confirmation"))
-    points = tuple(
-        ground.bench.measured("latency per batch size", list[CurvePoint], depends, curve.measure, *arguments)
-    )
-    return tuple(
-        msgspec.structs.replace(trial, curve=points) if trial.name == champion.name else trial
-        for trial in selection.crowned(tried, champion.name)
-    )
 
 
 def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.float64]]:
@@ -273,6 +287,7 @@ def _same(published: Manifest, manifest: Manifest) -> bool:
 def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:
     bench, split = ground.bench, ground.split("confirmation")
     depends = (champion.depends, ground.reading.data_digest, ground.signature)
+    laid_out = trials.layouts(ground, champion)
     answered = bench.build("golden answers", depends, golden.record, champion.subject, ground.signature, split)
     recorded = stored(answered, golden.Recorded)
     return Manifest(
@@ -285,7 +300,7 @@ def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tu
         signature=ground.signature,
         budgets=bench.budgets,
         verdicts=tuple(champion.verdicts.values()),
-        curve=next(trial.curve for trial in crowned if trial.name == champion.name),
+        curve=champion.curve,
         trials=crowned,
         golden=Golden(
             registry.put(answered / golden.GOLDEN, golden.GOLDEN), recorded.count, recorded.atol, recorded.rtol
@@ -294,6 +309,8 @@ def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tu
         data_digest=ground.reading.data_digest,
         tools=bench.tools,
         machine=bench.machine,
+        online=operating.online(laid_out, champion.subject.options.threads),
+        bulk=operating.bulk(laid_out),
     )
 
 

@@ -20,9 +20,12 @@ _MEASURED = {"memory": "memory.peak_mb", "size": "size.mb", "cost": "cost.per_mi
 _SEVERITY = (Exit.USAGE, Exit.BROKEN, Exit.OVER_BUDGET, Exit.INCONCLUSIVE, Exit.OK)
 
 
-def judged(budgets: ModelBudgets, trial: Trial) -> Trial:
-    """The trial with the status that its verdicts give it: a budget that was not measured is never met."""
-    declared = limits(budgets)
+def judged(budgets: ModelBudgets, trial: Trial, still_to_come: tuple[str, ...] = ()) -> Trial:
+    """The trial with the status that its verdicts give it: a budget that was not measured is never met.
+
+    `still_to_come` names sections whose measurement follows the choice among those that qualify so far.
+    """
+    declared = [limit for limit in limits(budgets) if limit.key.split(".")[0] not in still_to_come]
     by_key = {verdict.budget: verdict for verdict in trial.verdicts}
     failed = [verdict for verdict in trial.verdicts if verdict.verdict == "FAIL"]
     open_ones = [limit for limit in declared if limit.key not in by_key or by_key[limit.key].verdict == "INCONCLUSIVE"]

@@ -3,7 +3,8 @@
     enter     build the artefact
     screen    size, sanity, 20 calls, 256 samples: whoever fails hard stops here, with the reason
     measure   memory, every sample of the selection split, latency in up to three looks
-    confirm   for those still in: the confirmation split, five fresh processes, speed-up
+    confirm   for those still in: the confirmation split, five fresh processes, speed and cost
+    load      for the best of them: throughput through the batcher that serves
 
 Each stage reads an entrant and returns a new one.
 """
@@ -19,14 +20,17 @@ from optimize import candidates
 from optimize.bench import Bench, stored
 from optimize.budgets import limits
 from optimize.candidates import Build, Cell
-from optimize.evidence import comparison, percentile
+from optimize.evidence import blocks, comparison, percentile
 from optimize.evidence.finding import Finding
 from optimize.export import SCREEN, Reading
 from optimize.manifest import (
     Artifact,
     Blob,
+    CurvePoint,
     Histogram,
     Measurement,
+    OperatingPoint,
+    Outcome,
     SessionOptions,
     Signature,
     Status,
@@ -35,7 +39,7 @@ from optimize.manifest import (
     digest_of,
 )
 from optimize.measure import comparison as timing
-from optimize.measure import latency, memory, screen
+from optimize.measure import curve, latency, memory, operating, screen, throughput
 from optimize.subject import Subject
 from optimize.validate import accuracy, answers
 from optimize.validate.accuracy import SEED, Accuracy
@@ -44,6 +48,9 @@ FINAL_PROCESSES = percentile.MIN_PROCESSES
 MEMORY_PROCESSES = 3
 # A candidate whose median of 20 calls is this far over a limit will not come back below it.
 HOPELESS = 3.0
+# More threads serve one request sooner and fewer requests at once, so they are taken only where one thread leaves too little room.
+_ROOMY_SHARE = 0.7
+_WORTH_MORE_THREADS = 0.1
 _PERCENTILES = {"latency.p50_ms": 0.5, "latency.p99_ms": 0.99}
 _HISTOGRAM_BINS = 40
 
@@ -84,6 +91,8 @@ class Entrant(Struct, frozen=True):
     measurements: Mapping[str, Measurement] = {}
     latencies_ms: tuple[tuple[float, ...], ...] = ()
     accuracy: Accuracy | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    loaded: bool = False
     stopped: str = ""
     failed: str = ""
 
@@ -91,6 +100,13 @@ class Entrant(Struct, frozen=True):
     def depends(self) -> tuple[object, ...]:
         """What measurements of this candidate depend on."""
         return (self.digest, self.subject.options)
+
+    def with_options(self, options: SessionOptions) -> "Entrant":
+        """The entrant opened otherwise, in its artefact's record as well."""
+        artifact = None if self.artifact is None else msgspec.structs.replace(self.artifact, options=options)
+        return msgspec.structs.replace(
+            self, subject=msgspec.structs.replace(self.subject, options=options), artifact=artifact
+        )
 
     @property
     def out(self) -> bool:
@@ -119,6 +135,7 @@ class Entrant(Struct, frozen=True):
             reason=reason,
             verdicts=tuple(self.verdicts.values()),
             measurements=tuple(self.measurements.values()),
+            curve=self.curve,
             artifact=self.artifact,
             latencies=_histogram(self.latencies_ms),
             flipped=self.accuracy.flipped if self.accuracy else (),
@@ -177,9 +194,7 @@ def screened(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
     if entrant.out:
         return entrant
     budgets = ground.bench.budgets
-    depends = (entrant.depends, ground.reading.data_digest, ground.signature, budgets.latency.batch)
-    arguments = (entrant.subject, ground.signature, ground.split("selection"), budgets.latency.batch)
-    found = ground.bench.measured(f"{entrant.name}: screen", screen.Screen, depends, screen.measure, *arguments)
+    entrant, found = _with_threads(ground, entrant)
     note = Measurement("screen.p50_ms", found.median_ms, "ms", found.calls, "median of 20 calls without a long warm-up")
     entrant = entrant.found(measured=[note])
     for limit in limits(budgets):
@@ -193,6 +208,34 @@ def screened(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
     return (
         msgspec.structs.replace(entrant, stopped=f"{lost.budget} in the screen: {lost.evidence}") if lost else entrant
     )
+
+
+def _with_threads(ground: Ground, entrant: Entrant) -> tuple[Entrant, screen.Screen]:
+    """The entrant with the fewest threads that give its latency budgets room, else with the fastest; and its screen."""
+    found: dict[int, screen.Screen] = {}
+    for threads in _thread_counts(ground, entrant):
+        trial = entrant.with_options(SessionOptions(entrant.subject.options.target, threads))
+        depends = (trial.depends, ground.reading.data_digest, ground.signature, ground.bench.budgets.latency.batch)
+        arguments = (trial.subject, ground.signature, ground.split("selection"), ground.bench.budgets.latency.batch)
+        what = f"{entrant.name}: screen, {threads} threads"
+        found[threads] = ground.bench.measured(what, screen.Screen, depends, screen.measure, *arguments)
+        if found[threads].median_ms <= _ROOMY_SHARE * _tightest_ms(ground):
+            break
+    chosen = min(found, key=lambda threads: found[threads].median_ms * (1 if threads == 1 else 1 + _WORTH_MORE_THREADS))
+    if found[max(found)].median_ms <= _ROOMY_SHARE * _tightest_ms(ground):
+        chosen = max(found)
+    return entrant.with_options(SessionOptions(entrant.subject.options.target, chosen)), found[chosen]
+
+
+def _thread_counts(ground: Ground, entrant: Entrant) -> list[int]:
+    """1, 2, 4 ... up to the cores; the source model stays at 1, and is measured again beside each candidate's own count."""
+    if entrant.precision == candidates.SOURCE or not np.isfinite(_tightest_ms(ground)):
+        return [1]
+    return [count for count in (2**power for power in range(10)) if count <= ground.bench.machine.cores]
+
+
+def _tightest_ms(ground: Ground) -> float:
+    return min(_limit(ground, key) for key in _PERCENTILES)
 
 
 def _sized(ground: Ground, entrant: Entrant) -> Entrant:
@@ -355,17 +398,44 @@ def _latency_found(ground: Ground, entrant: Entrant, findings: Mapping[str, Find
     return entrant
 
 
-def confirmed(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
-    """The finals: samples that chose nothing, five fresh processes, and the speed-up against the source model.
+def confirmed(ground: Ground, entrant: Entrant, baseline: Entrant, current: Entrant | None) -> Entrant:
+    """The finals: samples that chose nothing, five fresh processes, and speed against the source and the current version.
 
     Raises:
         CandidateError: It fails on some sample, hangs or dies.
     """
     if ground.has_samples:
-        entrant = _judged_on(ground, entrant, baseline, "confirmation")
+        entrant = _alone(ground, _judged_on(ground, entrant, baseline, "confirmation"))
     if not entrant.out and any(key in entrant.verdicts for key in _PERCENTILES):
         entrant = _pooled(ground, entrant)
-    return entrant if entrant.out else _speed(ground, entrant, baseline)
+    if not entrant.out:
+        entrant = _speed(ground, entrant, baseline.with_options(entrant.subject.options))
+    return entrant if entrant.out else _slowdown(ground, entrant, current)
+
+
+def _alone(ground: Ground, entrant: Entrant) -> Entrant:
+    """The share of answers that change when a row is answered alone instead of in the largest batch."""
+    if ground.signature.max_batch == 1:
+        return entrant
+    depends = (entrant.depends, ground.reading.data_digest, SCREEN, ground.signature)
+    what = f"{entrant.name}: answers to {SCREEN}"
+    split, subject = ground.split(SCREEN), entrant.subject
+    batched = ground.bench.answers(what, depends, answers.record, subject, ground.signature, split)
+    alone = ground.bench.answers(
+        f"{what}, row by row", (depends, "alone"), answers.record, subject, ground.signature, split, row_by_row=True
+    )
+    found = ground.bench.measured(
+        f"{entrant.name}: rows alone and in a batch",
+        accuracy.Changed,
+        (depends, ground.bench.budgets.accuracy),
+        accuracy.changed,
+        ground.bench.budgets.accuracy,
+        ground.signature,
+        batched,
+        alone,
+    )
+    method = f"rows answered alone and in batches of {ground.signature.max_batch}"
+    return entrant.found(measured=[Measurement("accuracy.batch_changed", found.share, "share", found.n, method)])
 
 
 def _pooled(ground: Ground, entrant: Entrant) -> Entrant:
@@ -395,18 +465,119 @@ def duel(ground: Ground, what: str, a: Entrant, b: Entrant, batch: int | None) -
 
 
 def _speed(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
+    """Rows a second against the source model on the same threads, and what a million rows cost at that speed."""
     limit = ground.bench.budgets.speed.min_speedup
     found = duel(ground, f"{entrant.name}: speed-up against the source", entrant, baseline, None)
     finding = comparison.speedup(
         found.a_rows_per_s(), found.b_rows_per_s(), limit or 1.0, kind="min_speedup", seed=SEED
     )
-    rows_per_s = float(np.median(found.a_rows_per_s()))
+    threads = entrant.subject.options.threads
+    alone = f"{found.a_rows} rows a call on {threads} threads"
+    entrant = entrant.found(
+        measured=[Measurement("speed.rows_per_s", float(np.median(found.a_rows_per_s())), "rows/s", finding.n, alone)]
+    )
     beside = f"rows a second against {baseline.name}, interleaved, {found.a_rows} and {found.b_rows} rows a call"
-    alone = f"{found.a_rows} rows a call on {entrant.subject.options.threads} threads"
-    measurements = [Measurement("speed.rows_per_s", rows_per_s, "rows/s", finding.n, alone)]
+    entrant = _ratio_found(entrant, "speed.min_speedup", limit, finding, beside)
+    return _cost(ground, entrant, found.a_rows_per_s())
+
+
+def _ratio_found(entrant: Entrant, key: str, limit: float | None, finding: Finding, method: str) -> Entrant:
     if finding.observed is not None:
-        measurements.append(
-            Measurement("speed.min_speedup", finding.observed, "times", finding.n, beside, finding.low, finding.high)
-        )
-    verdicts = [finding.against("speed.min_speedup", limit)] if limit is not None else []
-    return entrant.found(*verdicts, measured=measurements)
+        measurement = Measurement(key, finding.observed, "times", finding.n, method, finding.low, finding.high)
+        entrant = entrant.found(measured=[measurement])
+    return entrant if limit is None else entrant.found(finding.against(key, limit))
+
+
+def _slowdown(ground: Ground, entrant: Entrant, current: Entrant | None) -> Entrant:
+    """Against the version that is served now; where there is none, nothing can be slower than it."""
+    key, limit = "speed.max_slowdown", ground.bench.budgets.speed.max_slowdown
+    if limit is None:
+        return entrant
+    if current is None or current.digest == entrant.digest:
+        evidence = "no version is current yet" if current is None else "this is the version that is current"
+        return entrant.found(Verdict(key, limit, 1.0, 1.0, 1.0, 0, "PASS", evidence))
+    found = duel(ground, f"{entrant.name}: speed against the current version", entrant, current, None)
+    finding = comparison.speedup(found.a_rows_per_s(), found.b_rows_per_s(), limit, kind="max_slowdown", seed=SEED)
+    return _ratio_found(entrant, key, limit, finding, f"rows a second against {current.name}, interleaved")
+
+
+def _cost(ground: Ground, entrant: Entrant, rows_per_s: Sequence[float]) -> Entrant:
+    """A million rows at the measured speed, for the cores that the session holds."""
+    budget = ground.bench.budgets.cost
+    per_hour = budget.per_hour.get("cuda" if entrant.subject.options.target != "cpu" else "cpu")
+    if per_hour is None:
+        return entrant
+    price = per_hour * entrant.subject.options.threads / 3600 * 1e6
+    low, high = (float(bound) for bound in np.quantile(np.asarray(rows_per_s), [0.05, 0.95]))
+    observed = price / float(np.median(rows_per_s))
+    key, n, dearest = "cost.per_million", len(rows_per_s), price / low
+    method = f"{per_hour:g} an hour and core, at the best batch of one session"
+    entrant = entrant.found(measured=[Measurement(key, observed, "per million rows", n, method, price / high, dearest)])
+    limit = budget.max_per_million
+    if limit is None:
+        return entrant
+    verdict: Outcome = "PASS" if dearest < limit else "FAIL" if price / high > limit else "INCONCLUSIVE"
+    evidence = f"{observed:.4g} per million rows, {price / high:.4g} to {dearest:.4g} in nine of ten blocks of calls"
+    return entrant.found(Verdict("cost.max_per_million", limit, observed, price / high, dearest, n, verdict, evidence))
+
+
+def layouts(ground: Ground, entrant: Entrant) -> list[OperatingPoint]:
+    """Rows a second of every layout of threads and instances on this machine's cores."""
+    depends = (entrant.depends, ground.reading.data_digest, ground.signature)
+    arguments = (entrant.subject, ground.signature, ground.split("selection"), ground.bench.machine.cores)
+    what = f"{entrant.name}: threads and instances"
+    return ground.bench.measured(what, list[OperatingPoint], depends, operating.measure, *arguments)
+
+
+def loaded(ground: Ground, entrant: Entrant) -> Entrant:
+    """Latency per batch size; and where a rate is declared, throughput through the batcher that serves.
+
+    Raises:
+        CandidateError: It hangs or dies under load.
+    """
+    depends = (entrant.depends, ground.reading.data_digest, ground.signature)
+    split, what = ground.split("selection"), f"{entrant.name}: latency per batch size"
+    points = ground.bench.measured(
+        what, list[CurvePoint], depends, curve.measure, entrant.subject, ground.signature, split
+    )
+    entrant = msgspec.structs.replace(entrant, curve=tuple(points), loaded=True)
+    budget = ground.bench.budgets.throughput
+    return entrant if budget.qps is None else _throughput(ground, entrant, budget.qps, budget.p99_ms or float("inf"))
+
+
+def _throughput(ground: Ground, entrant: Entrant, qps: float, limit_ms: float) -> Entrant:
+    """The declared rate in full, and an estimate of the highest rate."""
+    online = operating.online(layouts(ground, entrant), entrant.subject.options.threads)
+    rows = ground.bench.budgets.latency.batch
+    service = throughput.Service(entrant.subject, ground.signature, entrant.curve, online.instances, rows, limit_ms)
+    split, calls = ground.split("selection"), throughput.JUDGED_CALLS
+    depends = (entrant.depends, ground.reading.data_digest, ground.signature, online.instances, rows, qps, limit_ms)
+    what = f"{entrant.name}: {calls:,} requests at {qps:g} a second"
+    load = ground.bench.measured(what, throughput.Load, depends, throughput.measure, service, split, qps, calls)
+    what = f"{entrant.name}: search for the highest rate"
+    found = ground.bench.measured(what, throughput.Capacity, depends, throughput.capacity, service, split, qps)
+    method = (
+        f"estimate from {found.runs} short runs through {online.instances} sessions, the highest rate that kept the p99"
+    )
+    estimate = Measurement("throughput.capacity_qps", found.qps, "requests/s", found.runs, method)
+    return _load_found(entrant.found(measured=[estimate]), qps, limit_ms, load)
+
+
+def _load_found(entrant: Entrant, qps: float, limit_ms: float, load: throughput.Load) -> Entrant:
+    """Both throughput verdicts: the p99 by the block rule, and the rate that was really answered."""
+    latencies = np.array([np.inf if latency is None else latency for latency in load.latencies_ms])
+    finding = blocks.block_rule(blocks.split_blocks(latencies), limit_ms)
+    answered = int(np.isfinite(latencies).sum())
+    rate = Verdict(
+        budget="throughput.qps",
+        limit=qps,
+        observed=load.answered_qps,
+        low=None,
+        high=None,
+        n=finding.n,
+        verdict=finding.verdict,
+        evidence=f"{answered:,} of {finding.n:,} requests answered, offered at {qps:g} a second; {finding.evidence}",
+        needed=finding.needed,
+    )
+    verdicts = [rate] if np.isinf(limit_ms) else [rate, finding.against("throughput.p99_ms", limit_ms)]
+    return entrant.found(*verdicts)

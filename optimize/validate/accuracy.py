@@ -37,6 +37,21 @@ class Accuracy(Struct, frozen=True):
     lost_by_class: dict[str, int]
 
 
+class Changed(Struct, frozen=True):
+    """The share of rows whose answer differs between two recordings."""
+
+    share: float
+    n: int
+
+
+def changed(budget: AccuracyBudget, signature: Signature, first: Path, second: Path) -> Changed:
+    """How many answers to the same rows differ between two recordings."""
+    name = _output(budget, signature)
+    before, after = (_stacked(answers.read_output(path, signature, name)) for path in (first, second))
+    equal = _equal(before, after, budget.metric)
+    return Changed(float(np.mean(~equal)), len(equal))
+
+
 def judge(
     budget: AccuracyBudget,
     base: Path,
@@ -58,11 +73,11 @@ def judge(
     after = _stacked(answers.read_output(candidate, signature, name)[:limit])
     labels = _labels(split, limit)
     equal = _equal(before, after, budget.metric)
-    changed = np.flatnonzero(~equal)
+    flipped = np.flatnonzero(~equal)
     return Accuracy(
         drop=None if labels is None else _drop(budget, base, before, after, labels),
         agreement=rules.agreement(equal, budget.min_agreement or 0.0, budget.confidence),
-        flipped=tuple(int(index) for index in changed[:MOST_FLIPPED]),
+        flipped=tuple(int(index) for index in flipped[:MOST_FLIPPED]),
         lost_by_class=_lost_by_class(budget, before, after, labels),
     )
 

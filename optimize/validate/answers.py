@@ -23,12 +23,13 @@ def record(
     split: Path,
     target: Path,
     limit: int | None = None,
-    batch: int | None = None,
+    *,
+    row_by_row: bool = False,
 ) -> int:
-    """Store the answers to (at most `limit` rows of) a split, executed in batches of `batch` rows, and return the rows.
+    """Store the answers to (at most `limit` rows of) a split, and return the rows.
 
-    By default a batch is the largest that serving forms, since an answer may depend on its batch. The file holds arrays
-    `INDEX/NAME`, one INDEX per execution, each output cut along its batch axis where it has one.
+    A batch is the largest that serving forms, since an answer may depend on its batch, or with `row_by_row` a single row. The
+    file holds arrays `INDEX/NAME`, one INDEX per execution.
 
     Raises:
         CandidateError: The subject fails on a batch, or answers NaN where its inputs hold none.
@@ -37,7 +38,7 @@ def record(
     done = 0
     with opened(subject) as session:
         for index, (inputs, rows) in enumerate(
-            executions(signature, sampling.read(split), batch or signature.max_batch, limit)
+            executions(signature, sampling.read(split), 1 if row_by_row else signature.max_batch, limit)
         ):
             for name, value in _answer(session, inputs, done).items():
                 arrays[f"{index}/{name}"] = value

@@ -1,0 +1,74 @@
+"""Which threads x instances x batch to run an artefact at: for single requests, and for bulk."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import cycle
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from optimize.manifest import OperatingPoint, SessionOptions, Signature
+from optimize.measure.curve import batch_sizes
+from optimize.measure.workload import opt_sizes, requests
+from optimize.runtime.session import Session
+from optimize.source.samples import Arrays
+from optimize.subject import Subject, opened
+
+_TRIAL_S = 0.5
+_MIN_CALLS = 4
+_WARM_UP_CALLS = 3
+
+
+def layouts(cores: int) -> list[tuple[int, int]]:
+    """Threads x instances that fill the cores: 1 x 4, 2 x 2, 4 x 1 on four."""
+    return [(threads, cores // threads) for threads in range(1, cores + 1) if cores % threads == 0]
+
+
+def measure(subject: Subject, signature: Signature, split: Path, cores: int) -> list[OperatingPoint]:
+    """Rows a second and latency of every layout at every batch size, with all its instances at work at once."""
+    found = []
+    for threads, instances in layouts(cores):
+        laid_out = msgspec.structs.replace(subject, options=SessionOptions(subject.options.target, threads))
+        with ExitStack() as stack:
+            sessions = [stack.enter_context(opened(laid_out)) for _ in range(instances)]
+            for batch in batch_sizes(signature):
+                inputs = requests(signature, split, opt_sizes(signature, batch))
+                found.append(_point(sessions, inputs, threads, batch))
+    return found
+
+
+def _point(sessions: list[Session], inputs: list[Arrays], threads: int, batch: int) -> OperatingPoint:
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        start = time.perf_counter()
+        runs = list(pool.map(lambda session: _loop(session, inputs, start + _TRIAL_S), sessions))
+    latencies = np.concatenate([np.asarray(run) for run in runs])
+    rows_per_s = sum(batch * len(run) / sum(run) for run in runs) * 1e3
+    p95_ms = float(np.quantile(latencies, 0.95, method="inverted_cdf"))
+    return OperatingPoint(
+        threads, len(sessions), batch, rows_per_s, float(np.median(latencies)), p95_ms, len(latencies)
+    )
+
+
+def _loop(session: Session, inputs: list[Arrays], until: float) -> list[float]:
+    rotation = cycle(inputs)
+    for _ in range(_WARM_UP_CALLS):
+        session.run(next(rotation))
+    latencies: list[float] = []
+    while len(latencies) < _MIN_CALLS or time.perf_counter() < until:
+        arrays = next(rotation)
+        before = time.perf_counter_ns()
+        session.run(arrays)
+        latencies.append((time.perf_counter_ns() - before) / 1e6)
+    return latencies
+
+
+def bulk(points: list[OperatingPoint]) -> OperatingPoint:
+    """The most rows a second."""
+    return max(points, key=lambda point: point.rows_per_s)
+
+
+def online(points: list[OperatingPoint], threads: int) -> OperatingPoint:
+    """For single requests: the layout with the threads that latency was measured with, at the batch with the most rows a second."""
+    return max((point for point in points if point.threads == threads), key=lambda point: point.rows_per_s)
