@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from optimize.evidence.binomial import (
     at_least,
@@ -111,9 +112,10 @@ def pooled(
 ) -> Finding:
     """Judge a finalist that ran in several fresh processes: all calls together, and most processes must agree.
 
-    At least 5 processes, each with the calls that its percentile is printed for; the observed percentile of 4 in 5 of them must be on
-    the side of the limit that the pooled verdict names, else INCONCLUSIVE. Where consecutive calls of a process are alike, the halves
-    of the processes are blocks, and the block rule judges.
+    At least 5 processes, each with the calls that its percentile is printed for. The observed percentile of 4 in 5 of them must be on
+    the side of the limit that the pooled verdict names, and their mean clear of it by a t test, else INCONCLUSIVE. Where consecutive
+    calls of a process are alike, the halves of the processes are blocks, and the block rule judges. Whoever looks in several rounds
+    gives each its part of `alpha`.
     """
     runs = [np.asarray(run, float) for run in processes]
     shortest, least = min(map(len, runs), default=0), min_calls(percentile)
@@ -128,13 +130,31 @@ def pooled(
     if alike > MAX_AUTOCORRELATION:
         return _by_blocks([half for run in runs for half in split_blocks(run, 2)], limit_ms, percentile, noise, alike)
     found = _counted(np.concatenate(runs), limit_ms, percentile, alpha, noise)
-    within = sum(quantile(run, percentile) <= limit_ms for run in runs)
+    own = [quantile(run, percentile) for run in runs]
+    within = sum(value <= limit_ms for value in own)
     found = _with(found, f", {named(percentile)} within the limit in {within} of {len(runs)} processes")
-    agreeing = within if found.verdict == "PASS" else len(runs) - within
-    if found.verdict != "INCONCLUSIVE" and agreeing < SAME_SIDE_SHARE * len(runs):
+    if found.verdict != "INCONCLUSIVE" and not _confirmed(found.verdict, own, limit_ms, alpha):
         found = msgspec.structs.replace(found, verdict="INCONCLUSIVE", needed=2 * found.n)
-        return _with(found, f": too few to confirm what all calls together say; twice the calls may ({found.needed:,})")
+        return _with(
+            found, f", which differ too much to confirm the pooled verdict; twice the calls ({found.needed:,}) may"
+        )
     return _with(found, settling(found.verdict, found.needed, "calls"))
+
+
+def _confirmed(verdict: Outcome, own: Sequence[float], limit_ms: float, alpha: float) -> bool:
+    """Whether the processes' own percentiles agree with what their pooled calls say.
+
+    Calls of one process share its level, so that five processes can be five proofs only: beside 4 in 5 on the same side, the mean of
+    the logarithms must be clear of the limit by a one-sided t test.
+    """
+    agreeing = sum((value <= limit_ms) == (verdict == "PASS") for value in own)
+    if agreeing < SAME_SIDE_SHARE * len(own):
+        return False
+    if not all(map(math.isfinite, (*own, limit_ms))):
+        return verdict == "FAIL" or limit_ms == math.inf
+    logs = np.log(own)
+    margin = abs(math.log(limit_ms) - float(logs.mean()))
+    return margin > float(stdtrit(len(own) - 1, 1.0 - alpha) * logs.std(ddof=1)) / math.sqrt(len(own))
 
 
 def _counted(latencies: Latencies, limit_ms: float, percentile: float, alpha: float, noise: float) -> Finding:
