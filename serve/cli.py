@@ -14,7 +14,7 @@ import typer
 from optimize.errors import Exit, UserError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from serve.plan import Plan
+from serve.plan import Plan, Route
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
@@ -30,6 +30,9 @@ def serve(
         int, typer.Option(help="Port of the first replica; 0 picks a free one.", min=0, max=65535)
     ] = DEFAULT_PORT,
     replicas: Annotated[int, typer.Option(help="Processes that serve, each on a port of its own.", min=1)] = 1,
+    route: Annotated[
+        Route, typer.Option(help="Straight to the models, or through Ray Serve's own handling.")
+    ] = Route.NATIVE,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
     from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
@@ -39,7 +42,9 @@ def serve(
     for manifest in manifests:
         published.model_file(manifest)
     first = free_ports(host, port, replicas)
-    plan = Plan(published.root, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas)
+    plan = Plan(
+        published.root, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas, route
+    )
     os.environ.update(hardening.environment(plan))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts, both signals interrupt it
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported

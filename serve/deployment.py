@@ -3,7 +3,7 @@
 from optimize.registry import Registry
 from serve import hardening
 from serve.hosting import Models
-from serve.plan import Plan
+from serve.plan import Plan, Route
 from serve.routes import PublicMethods
 from serve.servicer import Servicer
 
@@ -16,6 +16,8 @@ class ModelServer(PublicMethods):
         registry = Registry(plan.registry)
         self._models = Models(plan.versions)
         self.servicer = Servicer(self._models)
+        if plan.route is Route.NATIVE:
+            hardening.answer_natively(self.servicer)
         for name, version in plan.versions.items():
             await self._models.load(registry, registry.load(name, version))
 

@@ -3,7 +3,7 @@
 environment      settings that Ray and Serve read when they are imported, and hand to the processes they start
 prepare_worker   Serve's actors listen on loopback, and no proxy is started
 bind_replica_to  replicas listen where they are told, not on every interface
-add_services     registers the protocol so that the public route knows a call's deadline
+add_services     calls reach our servicer directly (the native route), or know their deadline on Serve's own (the public route)
 
 Nothing here is needed where Ray's own defaults are wanted.
 """
@@ -38,6 +38,8 @@ def environment(plan: Plan) -> dict[str, str]:
         # The drain is ours: it ends when the last accepted call is answered, not after a fixed time.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
+        # Ray lowers its workers' priority for the sake of a driver that computes; here the workers are what counts.
+        "RAY_worker_niceness": "0",
         # Ray's own daemons then listen on loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # The driver asks replicas to drain from a thread without an event loop.
@@ -76,12 +78,42 @@ def bind_replica_to(host: str) -> None:
     default_impl.add_grpc_address = add_grpc_address
 
 
-def add_services(servicer: Servicer, server: Any) -> None:
+_native_servicer: Servicer | None = None
+
+
+def answer_natively(servicer: Servicer) -> None:
+    """Let this process's gRPC server call `servicer` itself; call it before Serve starts that server."""
+    global _native_servicer  # noqa: PLW0603 - Serve calls `add_services` by its name, with a server and nothing else
+    _native_servicer = servicer
+
+
+def add_services(placeholder: Servicer, server: Any) -> None:
     """Register the protocol with one of Serve's servers; named in `gRPCOptions.grpc_servicer_functions`."""
+    if _native_servicer is None:
+        _add_publicly(placeholder, server)
+    else:
+        add_plain_services(_native_servicer, _Unwrapped(server))
+
+
+class _Unwrapped:
+    """Serve's server, without the wrapping that it puts around every handler; reflection still learns of the services."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: tuple[Any, ...]) -> None:
+        self._server.generic_rpc_handlers.append(handlers)
+        Server.add_generic_rpc_handlers(self._server, handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        Server.add_registered_method_handlers(self._server, service, handlers)
+
+
+def _add_publicly(placeholder: Servicer, server: Any) -> None:
     plain = server.service_handler_factory
     server.service_handler_factory = lambda **method: _with_deadline(plain(**method), method["streaming_type"])
     try:
-        add_plain_services(servicer, server)
+        add_plain_services(placeholder, server)
     finally:
         server.service_handler_factory = plain
 

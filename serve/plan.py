@@ -1,8 +1,16 @@
 """What one service runs: which versions of which models, and where it listens."""
 
+from enum import StrEnum
 from pathlib import Path
 
 from msgspec import Struct
+
+
+class Route(StrEnum):
+    """How a call reaches the models of a replica: from its gRPC server straight, or through Ray Serve's own handling."""
+
+    NATIVE = "native"
+    PUBLIC = "public"
 
 
 class Plan(Struct, frozen=True):
@@ -13,6 +21,7 @@ class Plan(Struct, frozen=True):
     host: str
     port: int
     replicas: int = 1
+    route: Route = Route.NATIVE
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", params=["bare", "ray", "address"])
+@pytest.fixture(scope="session", params=["bare", "native", "public", "address"])
 def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
     address = request.config.getoption("--address")
     if request.param == "address":
@@ -63,7 +63,7 @@ def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
         for name in published.models():
             await hosted.load(published, published.load(name))
 
-    running = bare(published.models(), fill) if request.param == "bare" else served(registry)
+    running = bare(published.models(), fill) if request.param == "bare" else served(registry, "--route", request.param)
     with running as service:
         target = Target(service.address)
         yield target

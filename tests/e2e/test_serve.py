@@ -198,10 +198,15 @@ def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, "serve", *arguments], capture_output=True, text=True, timeout=90, check=False)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM to the command", "SIGINT to the group"])
-def test_a_signal_drains(registry: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "route"), [("SIGTERM to the command", "native"), ("SIGINT to the group", "native"), ("SIGTERM", "public")]
+)
+def test_a_signal_drains(registry: Path, how: str, route: str) -> None:
     """NOT_SERVING first, the accepted call is answered, new ones are turned away, exit 0, no process left."""
-    with served(registry, "--model", "slow") as service, grpc.insecure_channel(service.address) as channel:
+    with (
+        served(registry, "--model", "slow", "--route", route) as service,
+        grpc.insecure_channel(service.address) as channel,
+    ):
         family = service.family()
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="slow"))
@@ -209,10 +214,10 @@ def test_a_signal_drains(registry: Path, how: str) -> None:
         accepted = stub.ModelInfer.future(codec.write_request("slow", {"x": X[:1]}), timeout=60)
         # Calls of one connection reach the server in order: when this one is answered, the one above has been accepted.
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live
-        if how == "SIGTERM to the command":
-            service.process.send_signal(signal.SIGTERM)
-        else:
+        if how == "SIGINT to the group":
             os.killpg(service.process.pid, signal.SIGINT)
+        else:
+            service.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert not accepted.done()
         with pytest.raises(grpc.RpcError) as caught:
