@@ -1,15 +1,15 @@
 """Run one function in a fresh process of its own, with a time limit and a memory limit.
 
 A crash, a hang or an out-of-memory is then the failure of that one call, with its cause, and the caller goes on. The processes
-meet in files: the call goes in pickled, the result comes back pickled, and whatever the child prints lands in a log. The child
-dies with its parent, however the parent ends.
+meet in files: the call goes in pickled, the result comes back pickled, and whatever the child prints lands in a log. The child and
+whatever it starts die with its parent, however the parent ends: a guard in their process group reads a pipe that the parent holds.
 
 Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never touched.
 """
 
 import contextlib
-import ctypes
 import importlib
+import itertools
 import os
 import pickle
 import signal
@@ -23,7 +23,7 @@ from typing import ParamSpec, TypeVar
 
 import psutil
 
-from optimize.errors import CandidateError, ProveserveError, UserError
+from optimize.errors import CandidateError, ProcessError, ProveserveError, UserError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,8 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 1800.0
 _DEFAULT_MEMORY_SHARE = 0.8
 _POLL_S = 0.05
-_PR_SET_PDEATHSIG = 1
+# Looking for descendants reads every process of the machine, which would disturb what is being measured.
+_POLLS_PER_CENSUS = 20
 _LOG_TAIL_CHARACTERS = 300
 
 # A child starts from this module; the function it is to call is named in the file.
@@ -59,7 +60,7 @@ class Isolated:
             code = self._watch(folder)
             result = folder / _RESULT
             if not result.exists():
-                raise CandidateError(_cause_of_death(code, folder / _LOG))
+                raise ProcessError(_cause_of_death(code, folder / _LOG))
             kind, value = pickle.loads(result.read_bytes())  # noqa: S301 - written by our own child in a private folder
         if kind == "error":
             raise value
@@ -67,44 +68,47 @@ class Isolated:
         return answer
 
     def _watch(self, folder: Path) -> int:
+        deadline, polls = time.monotonic() + self.timeout_s, itertools.count()
+        family: list[psutil.Process] = []
         with (folder / _LOG).open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "optimize.isolation", str(folder), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "optimize.isolation", str(folder)],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + self.timeout_s
         try:
             while True:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     return child.wait(_POLL_S)
-                except subprocess.TimeoutExpired:
-                    self._check(child.pid, deadline)
+                if next(polls) % _POLLS_PER_CENSUS == 0:
+                    family = _family(child.pid)
+                self._check(family, deadline)
         finally:
             _kill_group(child)
 
-    def _check(self, pid: int, deadline: float) -> None:
+    def _check(self, family: list[psutil.Process], deadline: float) -> None:
         if time.monotonic() > deadline:
-            raise CandidateError(f"did not finish within its time limit of {self.timeout_s:g} s")
-        used_mb = _resident_mb(pid)
+            raise ProcessError(f"did not finish within its time limit of {self.timeout_s:g} s")
+        used_mb = _resident_mb(family)
         if used_mb > self.memory_mb:
-            raise CandidateError(f"used {used_mb:.0f} MB of memory, over its limit of {self.memory_mb:.0f} MB")
+            raise ProcessError(f"used {used_mb:.0f} MB of memory, over its limit of {self.memory_mb:.0f} MB")
 
 
-def _resident_mb(pid: int) -> float:
+def _family(pid: int) -> list[psutil.Process]:
     try:
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
+        return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return 0.0
+        return []
+
+
+def _resident_mb(family: list[psutil.Process]) -> float:
     total = 0
     for member in family:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             total += member.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
     return total / 1e6
 
 
@@ -112,6 +116,8 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
     """End the child and whatever it started; its group is its own, so nothing else is hit."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+    if child.stdin is not None:
+        child.stdin.close()
     child.wait()
 
 
@@ -121,14 +127,18 @@ def _cause_of_death(code: int, log: Path) -> str:
     return f"its process {how}" + (f"; its last words: {said}" if said else "")
 
 
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before the line above took effect
-        os._exit(1)
+def _guard() -> None:
+    """Leave a process behind that ends the whole group once the parent is gone, and with it its end of our stdin."""
+    if os.fork():
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        return
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
-def _main(folder: Path, parent: int) -> None:
-    _die_with(parent)
+def _main(folder: Path) -> None:
+    _guard()
     outcome: tuple[str, object]
     try:
         module, name, args, kwargs = pickle.loads((folder / _CALL).read_bytes())  # noqa: S301 - written by our own parent
@@ -152,4 +162,4 @@ def _main(folder: Path, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), int(sys.argv[2]))
+    _main(Path(sys.argv[1]))
