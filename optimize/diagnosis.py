@@ -18,7 +18,7 @@ def diagnose() -> tuple[bool, list[str]]:
     """Whether the tool can do its work here, and a line for each thing that was looked at."""
     if sys.platform != "linux":
         return False, [
-            f"platform: {sys.platform}. Linux only: memory is read from /proc, and children are tied to their parent by prctl"
+            f"platform: {sys.platform}. Linux only: memory and processor are read from /proc"
         ]
     machine = describe()
     lines = [

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from optimize.errors import CandidateError, SourceError
+from optimize.errors import CandidateError, ProcessError, SourceError
 from optimize.isolation import Isolated
 from tests.optimize import steps
 
@@ -76,23 +76,23 @@ def test_memory_of_descendants_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "args", "told"),
+    ("function", "args", "kind", "told"),
     [
-        (steps.dies_by, (signal.SIGKILL,), "its process was killed by SIGKILL; its last words: farewell"),
-        (steps.aborts, (), "its process was killed by SIGABRT"),
-        (steps.exits, (7,), "its process exited with code 7; its last words: out of here"),
-        (steps.vanishes, (), "its process exited with code 0"),
-        (steps.raises, ("bad value\nsecond line",), "ValueError: bad value"),
-        (steps.raises_silently, (), "KeyError: no message"),
-        (steps.raises_artifact_error, (), "cannot be opened"),
+        (steps.dies_by, (9,), ProcessError, "its process was killed by SIGKILL; its last words: farewell"),
+        (steps.aborts, (), ProcessError, "its process was killed by SIGABRT"),
+        (steps.exits, (7,), ProcessError, "its process exited with code 7; its last words: out of here"),
+        (steps.vanishes, (), ProcessError, "its process exited with code 0"),
+        (steps.raises, ("bad value\nsecond line",), CandidateError, "ValueError: bad value"),
+        (steps.raises_silently, (), CandidateError, "KeyError: no message"),
+        (steps.raises_artifact_error, (), CandidateError, "cannot be opened"),
     ],
 )
 def test_failure_is_the_candidates_own_and_says_its_cause(
-    function: Callable[..., None], args: tuple[Any, ...], told: str
+    function: Callable[..., None], args: tuple[Any, ...], kind: type[CandidateError], told: str
 ) -> None:
     with pytest.raises(CandidateError) as caught:
         Isolated()(function, *args)
-    assert str(caught.value) == told
+    assert (type(caught.value), str(caught.value)) == (kind, told)
 
 
 def test_user_error_passes_through() -> None:
