@@ -8,6 +8,7 @@ import time
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 
 from loadtest import results, run
@@ -138,6 +139,25 @@ def test_the_generator_at_its_limit_is_not_blamed_on_the_service(tmp_path):
     assert found.verdict == "INCONCLUSIVE"
     assert not found.generator.kept_up
     assert all("could not keep up" in v.evidence for v in found.verdicts)
+
+
+def test_a_generator_that_stood_still_counts_the_calls_that_were_due_meanwhile(tmp_path):
+    with service.running() as toy:
+        stopped = []
+
+        def stop_once(_: float) -> None:
+            if len(toy.requests) > 200 and not stopped:
+                (generator,) = psutil.Process().children()
+                generator.suspend()
+                stopped.append(time.sleep(1.0))
+                generator.resume()
+
+        found = run.run(settings(toy, tmp_path), stop_once)
+    kept = results.load(tmp_path / "report" / "calls.npz")
+    assert found.latency.p90_ms > 200.0
+    assert found.generator.late_max_ms > 800.0
+    assert np.all(kept.latency_ms > kept.lateness_ms)
+    assert found.codes == {"OK": 800}
 
 
 def test_rows_of_a_file_are_what_is_sent(tmp_path):
