@@ -1,6 +1,7 @@
 """A small CNN on scikit-learn's handwritten digits (1,797 images of 8 x 8 pixels, UCI ML repository, CC BY 4.0).
 
-Trained in seconds on rows that no split contains, and saved beside this file's folder, so that every later run loads the same weights.
+Trained in seconds on rows that no split contains, and saved, so that every later run loads the same weights. Run as a program, it
+writes the rows of the confirmation split to examples/data/digits.parquet, for `optimize score`.
 """
 
 from collections.abc import Iterator
@@ -70,3 +71,12 @@ def samples(split: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     images, labels = _rows(*SPLITS[split])
     for start in range(0, len(images), BATCH):
         yield {"image": images[start : start + BATCH]}, labels[start : start + BATCH]
+
+
+if __name__ == "__main__":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pixels = _rows(*SPLITS["confirmation"])[0]
+    table = pa.table({"image": pa.array(pixels.tolist(), pa.list_(pa.list_(pa.list_(pa.float32()))))})
+    pq.write_table(table, Path(__file__).parent / "data" / "digits.parquet", row_group_size=100, compression="zstd")

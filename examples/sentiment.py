@@ -134,5 +134,9 @@ def samples(split: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Batches of tokenised sentences and whether each is positive."""
     calibration = FIT_ROWS + CALIBRATION_ROWS
     selection = calibration + SELECTION_ROWS
-    bounds = {"calibration": (FIT_ROWS, calibration), "selection": (calibration, selection), "confirmation": (selection, None)}
+    bounds = {
+        "calibration": (FIT_ROWS, calibration),
+        "selection": (calibration, selection),
+        "confirmation": (selection, None),
+    }
     yield from _batches(*bounds[split])
