@@ -82,6 +82,7 @@ class Report(Record, frozen=True):
     since_sent: Percentiles
     blocks: tuple[Block, ...]
     codes: dict[str, int]
+    said: dict[str, str]
     versions: dict[str, int]
     generator: Generator
 
@@ -143,7 +144,7 @@ def markdown(report: Report) -> str:
             _latencies(report),
             "## Answers",
             f"{report.good_qps:.1f} good answers a second, of {report.load.rate_qps:g} offered.",
-            _grid(("end of the call", "calls"), [(code, f"{count:,}") for code, count in report.codes.items()]),
+            _codes(report),
             f"Answered by version: {_counts(report.versions)}.",
             "## The load",
             _load(report.load),
@@ -159,6 +160,15 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     return _grid(
         ("budget", "limit", "observed", "range", "verdict", "evidence"),
         [(*_row(v)[:3], f"{_shown(v.low)} to {_shown(v.high)}", f"**{v.verdict}**", v.evidence) for v in verdicts],
+    )
+
+
+def _codes(report: Report) -> str:
+    """The texts are the service's own: nothing in them may be taken for a table's markup."""
+    said = {code: " ".join(text.split()).replace("|", r"\|") for code, text in report.said.items()}
+    return _grid(
+        ("end of the call", "calls", "first text"),
+        [(code, f"{count:,}", said.get(code, "")) for code, count in report.codes.items()],
     )
 
 

@@ -36,7 +36,8 @@ class Calls:
 
     `scheduled_s` and `sent_s` count from the start of the schedule. `latency_ms` counts from `scheduled_s` to the end of the call,
     whatever end that was, and is infinite where there was none. `code` is gRPC's status code, or NO_ANSWER or UNREADABLE. `version`
-    points into `versions`, the model versions that answers named, or is NO_VERSION.
+    points into `versions`, the model versions that answers named, or is NO_VERSION. `said` has, for each code that came with a text,
+    the code's name and the first such text.
     """
 
     scheduled_s: Seconds
@@ -45,6 +46,7 @@ class Calls:
     code: npt.NDArray[np.int16]
     version: npt.NDArray[np.int16]
     versions: npt.NDArray[np.str_]
+    said: npt.NDArray[np.str_]
 
     def __len__(self) -> int:
         return len(self.scheduled_s)
@@ -53,7 +55,7 @@ class Calls:
         """The calls that were due at `start_s` or later."""
         first = int(np.searchsorted(self.scheduled_s, start_s))
         parts = {name: getattr(self, name)[first:] for name in _PER_CALL}
-        return type(self)(**parts, versions=self.versions)
+        return type(self)(**parts, versions=self.versions, said=self.said)
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
@@ -91,8 +93,12 @@ class Calls:
         named = self.version[self.version != NO_VERSION]
         return dict(Counter(self.versions[named].tolist()).most_common())
 
+    def first_said(self) -> dict[str, str]:
+        """The text of the first call that ended with each code, by the code's name."""
+        return dict(self.said.tolist())
 
-_PER_CALL = tuple(field.name for field in fields(Calls) if field.name != "versions")
+
+_PER_CALL = ("scheduled_s", "sent_s", "latency_ms", "code", "version")
 
 
 def save(path: Path, calls: Calls) -> None:

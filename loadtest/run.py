@@ -193,6 +193,7 @@ def _judge(settings: Settings, calls: results.Calls, started: dt.datetime, paylo
         since_sent=report.percentiles(judged.since_sent_ms),
         blocks=report.blocks(judged),
         codes=judged.by_code(),
+        said=judged.first_said(),
         versions=judged.by_version(),
         generator=health,
     )

@@ -33,6 +33,7 @@ CONNECT_TIMEOUT_S = 10.0
 _HEAD_START_S = 0.2
 _GRACE_S = 2.0
 _POLL_S = 0.01
+_TEXT_CHARACTERS = 200
 _PR_SET_PDEATHSIG = 1
 
 
@@ -51,6 +52,7 @@ class Recorder:
         self.code = np.full(count, results.NO_ANSWER, np.int16)
         self.version = np.full(count, results.NO_VERSION, np.int16)
         self.versions: dict[str, int] = {}
+        self.said: dict[str, str] = {}
         self.open = count
 
     def on_request(self, response_time: float, context: dict[str, Any], **_: object) -> None:
@@ -60,6 +62,8 @@ class Recorder:
         self.code[call] = context["code"]
         if context["version"] is not None:
             self.version[call] = self.versions.setdefault(context["version"], len(self.versions))
+        if context["text"]:
+            self.said.setdefault(results.name_of(context["code"]), context["text"][:_TEXT_CHARACTERS])
         self.open -= 1
 
     def calls(self) -> results.Calls:
@@ -71,6 +75,7 @@ class Recorder:
             self.code,
             self.version,
             np.array(list(self.versions), dtype=np.str_),
+            np.array(list(self.said.items()), dtype=np.str_).reshape(-1, 2),
         )
 
 
@@ -133,7 +138,7 @@ class OpenLoop:
             response_time=latency_ms,
             response_length=size,
             exception=None if code == results.OK else FailedCall(results.name_of(code)),
-            context={"call": call, "code": code, "version": version},
+            context={"call": call, "code": code, "version": version, "text": future.details()},
         )
 
 

@@ -27,4 +27,5 @@ def calls(
         code=codes,
         version=np.where(codes == OK, 0, -1).astype(np.int16),
         versions=np.array(["3"]),
+        said=np.array([["UNAVAILABLE", "one | two\nthree"]]),
     )

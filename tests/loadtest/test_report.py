@@ -46,6 +46,7 @@ def example() -> report.Report:
         since_sent=report.percentiles(judged.since_sent_ms),
         blocks=report.blocks(judged),
         codes=judged.by_code(),
+        said=judged.first_said(),
         versions=judged.by_version(),
         generator=health,
     )

@@ -56,6 +56,7 @@ def test_answers_are_counted_by_the_version_that_gave_them():
         some.code,
         np.array([0, 1, 1, -1], np.int16),
         np.array(["1", "2"]),
+        some.said,
     )
     assert mixed.by_version() == {"2": 2, "1": 1}
 

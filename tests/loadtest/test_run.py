@@ -97,7 +97,7 @@ def test_an_erring_service_fails_with_its_codes(tmp_path):
         found = run.run(settings(toy, tmp_path))
     assert {v.budget: v.verdict for v in found.verdicts} == {"throughput.qps": "FAIL", "throughput.p99_ms": "FAIL"}
     assert found.codes == {"OK": 720, "INTERNAL": 80}
-    assert "| INTERNAL | 80 |" in (tmp_path / "report" / "report.md").read_text()
+    assert "| INTERNAL | 80 | as asked |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_calls_that_are_never_answered_fail_and_end_the_run_in_time(tmp_path):
