@@ -11,20 +11,28 @@ manifest into place, which only one writer can do. A killed export leaves at mos
 
 import os
 import shutil
-import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from optimize.budgets import Budgets
-from optimize.errors import ArtifactError
+from optimize.errors import ArtifactError, BudgetsError
 from optimize.manifest import Blob, Manifest, Result, decode, decode_result, digest_of, encode
 
 _CHUNK_BYTES = 1 << 20
 
 
 def location(budgets_path: Path, budgets: Budgets) -> Path:
-    """The registry that a budgets file names, relative to that file."""
+    """The registry that a budgets file names, relative to that file.
+
+    Raises:
+        BudgetsError: It names a store that is not a folder.
+    """
+    if "://" in budgets.registry:
+        raise BudgetsError(f"{budgets_path}: registry = {budgets.registry!r}: wanted a folder, relative to this file")
     return (budgets_path.parent / budgets.registry).absolute()
 
 
@@ -106,12 +114,15 @@ class Registry:
         return model
 
     def put(self, path: Path, name: str) -> Blob:
-        """Store a file under its digest; a blob that is there already is left alone."""
+        """Store a file under its digest; a blob that is there already and whole is left alone.
+
+        Raises:
+            ArtifactError: The disk is full, or the registry cannot be written.
+        """
         digest = digest_of(path)
         blob = Blob(name, digest, path.stat().st_size)
         target = self.root / "blobs" / "sha256" / digest
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or digest_of(target) != digest:
             with path.open("rb") as source, _beside(target) as temporary:
                 with temporary.open("wb") as sink:
                     shutil.copyfileobj(source, sink, _CHUNK_BYTES)
@@ -123,12 +134,14 @@ class Registry:
         """Claim the next version number for a manifest whose blobs are stored, and make it current.
 
         Returns the manifest as published, with its number.
+
+        Raises:
+            ArtifactError: The disk is full, or the registry cannot be written.
         """
         version = max(self.versions(manifest.model), default=0) + 1
         while True:
             numbered = msgspec.structs.replace(manifest, version=version)
             target = self.manifest_path(manifest.model, version)
-            target.parent.mkdir(parents=True, exist_ok=True)
             with _beside(target) as temporary:
                 _write(temporary, encode(numbered))
                 try:
@@ -142,7 +155,6 @@ class Registry:
     def keep(self, result: Result) -> Path:
         """Keep the outcome of an export, in place of the model's earlier one, for reports."""
         target = self.root / "reports" / result.name / "result.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
         with _beside(target) as temporary:
             _write(temporary, encode(result))
             temporary.replace(target)
@@ -166,19 +178,24 @@ class Registry:
             temporary.replace(target)
 
 
-class _beside:  # noqa: N801 - used as a function
-    """A temporary path in the target's folder, removed unless it was renamed away."""
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A free path in the target's folder; the file there is removed unless it was renamed away.
 
-    def __init__(self, target: Path) -> None:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        self._path = Path(name)
-
-    def __enter__(self) -> Path:
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
+    Raises:
+        ArtifactError: The disk is full, or the folder cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"{target}: cannot be written: {error.strerror}; make room or mend the permissions, and run the command again"
+        ) from error
 
 
 def _write(path: Path, data: bytes) -> None:
