@@ -55,6 +55,7 @@ def running(plan: Plan) -> Iterator[None]:
         ray.init(
             _temp_dir=folder,
             include_dashboard=False,
+            num_cpus=plan.replicas,
             log_to_driver=False,
             logging_level="ERROR",
             object_store_memory=_OBJECT_STORE_BYTES,

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -41,6 +42,7 @@ def serve(
     manifests = [published.load(name) for name in chosen_models(published.models(), model or [], registry)]
     for manifest in manifests:
         published.model_file(manifest)
+    check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
     first = free_ports(host, port, replicas)
     plan = Plan(
         published.root, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas, route
@@ -72,6 +74,20 @@ def chosen_models(published: list[str], asked: list[str], registry: Path) -> lis
     if unknown:
         raise UserError(f"model {unknown[0]!r} is not published in {registry}; wanted one of {', '.join(published)}")
     return list(dict.fromkeys(asked)) or published
+
+
+def check_cores(manifests: Sequence[Manifest], replicas: int, cores: int) -> None:
+    """Refuse more replicas than there are cores for.
+
+    Raises:
+        UserError: The replicas would share cores, which no measurement covers.
+    """
+    threads = max(manifest.artifact.options.threads for manifest in manifests)
+    if replicas > 1 and replicas * threads > cores:
+        raise UserError(
+            f"{replicas} replicas of {threads} threads need {replicas * threads} cores, this machine has {cores}; wanted at most"
+            f" {max(1, cores // threads)} replicas: lower --replicas"
+        )
 
 
 def free_ports(host: str, port: int, count: int) -> int:

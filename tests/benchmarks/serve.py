@@ -1,4 +1,4 @@
-"""Calls a second, and CPU seconds a call, through `optimize serve` on Ray against a bare grpc.aio server with the same servicer and model.
+"""Calls a second, and CPU seconds a call, through `optimize serve` against a bare grpc.aio server with the same servicer.
 
 ``python -m tests.benchmarks.serve`` prints both, and their ratio: interleaved in one run, so that it holds on any machine. The model
 is an identity of about 0.1 ms; one process calls, 64 calls at a time.
@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 
 from serve import codec
 from tests.published import identity, publish
@@ -28,8 +30,8 @@ PAIRS = 6
 
 
 @contextlib.contextmanager
-def bare_process(registry: Path) -> Iterator[str]:
-    """A bare server in a process of its own; gives its address."""
+def bare_process(registry: Path) -> Iterator["Server"]:
+    """A bare server in a process of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.bare", str(registry)],
         stdin=subprocess.PIPE,
@@ -38,7 +40,7 @@ def bare_process(registry: Path) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield Server(process.stdout.readline().strip(), [psutil.Process(process.pid)])
     finally:
         process.communicate(timeout=20)
 
@@ -62,16 +64,34 @@ async def rate(address: str, duration_s: float, concurrent: int = CONCURRENT) ->
         return answered / (time.perf_counter() - started)
 
 
-def interleaved(addresses: dict[str, str], concurrent: int = CONCURRENT) -> dict[str, list[float]]:
-    """Rates per server: blocks in the order A B, B A, A B ..., so that a drift of the machine meets both."""
-    rates: dict[str, list[float]] = {name: [] for name in addresses}
-    for address in addresses.values():
-        asyncio.run(rate(address, WARM_UP_S, concurrent))
+@dataclass
+class Server:
+    """A server under load: where it is, its processes, and what each block showed."""
+
+    address: str
+    processes: list[psutil.Process]
+    rates: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the processes have used so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.processes)
+
+    def measure(self, concurrent: int) -> None:
+        """One block: calls a second, and CPU milliseconds a call."""
+        before = self.cpu_s()
+        found = asyncio.run(rate(self.address, BLOCK_S, concurrent))
+        self.rates.append(found)
+        self.cpu_ms.append((self.cpu_s() - before) * 1e3 / (found * BLOCK_S))
+
+
+def interleaved(first: Server, second: Server, concurrent: int = CONCURRENT) -> None:
+    """Blocks in the order A B, B A, A B ..., so that a drift of the machine meets both."""
+    for server in (first, second):
+        asyncio.run(rate(server.address, WARM_UP_S, concurrent))
     for pair in range(PAIRS):
-        order = list(addresses)[:: 1 if pair % 2 == 0 else -1]
-        for name in order:
-            rates[name].append(asyncio.run(rate(addresses[name], BLOCK_S, concurrent)))
-    return rates
+        for server in (first, second) if pair % 2 == 0 else (second, first):
+            server.measure(concurrent)
 
 
 def main() -> None:
@@ -79,14 +99,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder) / "registry"
         publish(registry, "identity", identity(), Path(folder))
-        with served(registry) as service, bare_process(registry) as bare_address:
-            rates = interleaved({"service": service.address, "bare": bare_address})
-    for name, found in rates.items():
-        print(
-            f"{name:8} {statistics.median(found):8.0f} calls/s   blocks {' '.join(f'{value:.0f}' for value in found)}"
-        )
-    ratios = [ours / bare for ours, bare in zip(rates["service"], rates["bare"], strict=True)]
-    print(f"ratio    {statistics.median(ratios):8.2f}           pairs  {' '.join(f'{value:.2f}' for value in ratios)}")
+        with served(registry) as running, bare_process(registry) as bare:
+            service = Server(running.address, running.family())
+            interleaved(service, bare)
+    for name, server in (("service", service), ("bare", bare)):
+        blocks = " ".join(f"{value:.0f}" for value in server.rates)
+        cpu_ms = statistics.median(server.cpu_ms)
+        print(f"{name:8}{statistics.median(server.rates):8.0f} calls/s {cpu_ms:8.3f} CPU ms a call   blocks {blocks}")
+    ratios = [ours / theirs for ours, theirs in zip(service.rates, bare.rates, strict=True)]
+    cpu = statistics.median(service.cpu_ms) / statistics.median(bare.cpu_ms)
+    pairs = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"ratio   {statistics.median(ratios):8.2f} calls/s {cpu:8.2f} CPU ms a call   pairs  {pairs}")
 
 
 if __name__ == "__main__":

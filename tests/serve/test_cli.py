@@ -23,6 +23,14 @@ def test_what_is_not_published_is_refused_with_what_is(tmp_path: Path) -> None:
         cli.chosen_models([], [], tmp_path)
 
 
+def test_replicas_without_a_core_each_are_refused(tmp_path: Path) -> None:
+    manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
+    cli.check_cores([manifest], 2, 2)
+    cli.check_cores([manifest], 1, 0)
+    with pytest.raises(UserError, match="3 replicas of 1 threads need 3 cores, this machine has 2; wanted at most 2"):
+        cli.check_cores([manifest], 3, 2)
+
+
 def test_a_port_in_use_is_refused_whoever_shares_it() -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,0 +1,153 @@
+"""What `serve.hardening` changes, held against the pinned Ray: an upgrade that moves one of these places fails here."""
+
+import asyncio
+import logging
+import socket
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from grpc.aio._server import Server
+
+from protos import open_inference_pb2 as pb
+from serve import hardening
+from serve.hosting import Models
+from serve.plan import Plan
+from serve.routes import PUBLIC_DEADLINE
+from serve.servicer import Servicer
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
+    from ray.serve._private import default_impl, node_port_manager
+    from ray.serve._private.grpc_util import get_service_names, start_grpc_server
+    from ray.serve._private.proxy_state import ProxyStateManager
+    from ray.serve.config import ProxyLocation, gRPCOptions
+
+READY = "/inference.GRPCInferenceService/ServerReady"
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test lets the module change is put back after it."""
+    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
+    monkeypatch.setattr(ProxyStateManager, "_resolved_proxy_location", ProxyStateManager._resolved_proxy_location)
+    monkeypatch.setattr(default_impl, "add_grpc_address", default_impl.add_grpc_address)
+    monkeypatch.setattr(hardening, "_native_servicer", None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening_on(port: int) -> set[str]:
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for connection in psutil.Process().net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
+
+
+def with_serves_server(story: Callable[[Any, int], Awaitable[None]], **options: Any) -> None:
+    """Run `story` with the server that a replica of Serve would start, and its port."""
+
+    def by_serve(service_method: str, streaming_type: str) -> Callable[..., Any]:
+        async def unary(request: bytes, context: Any) -> bytes:
+            return pb.ServerReadyResponse(ready=PUBLIC_DEADLINE.get() is not None).SerializeToString()
+
+        async def stream(request: bytes, context: Any) -> Any:
+            yield b""
+
+        return stream if streaming_type.endswith("_stream") else unary
+
+    async def run() -> None:
+        port = free_port()
+        grpc_options = gRPCOptions(port=port, grpc_servicer_functions=["serve.hardening.add_services"], **options)
+        task, server = await start_grpc_server(by_serve, grpc_options, event_loop=asyncio.get_running_loop())
+        try:
+            await story(server, port)
+        finally:
+            await server.stop(None)
+            await task
+
+    asyncio.run(run())
+
+
+async def ask_ready(port: int, timeout: float | None = None) -> bool:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = await channel.unary_unary(READY)(b"", timeout=timeout)
+    return pb.ServerReadyResponse.FromString(answer).ready
+
+
+def test_a_worker_listens_on_loopback_and_no_proxy_is_started() -> None:
+    hardening.prepare_worker()
+
+    async def story(_: Any, port: int) -> None:
+        assert listening_on(port) == {"127.0.0.1"}
+
+    with_serves_server(story)
+    manager = ProxyStateManager.__new__(ProxyStateManager)
+    assert manager._resolved_proxy_location() is ProxyLocation.Disabled
+
+
+@pytest.mark.parametrize(("host", "found"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "::"), ("::1", "::1")])
+def test_a_replica_listens_where_it_is_told(host: str, found: str) -> None:
+    hardening.prepare_worker()
+    hardening.bind_replica_to(host)
+
+    async def story(_: Any, port: int) -> None:
+        assert listening_on(port) == {found}
+
+    with_serves_server(story)
+
+
+def test_the_public_route_knows_the_deadline() -> None:
+    async def story(_: Any, port: int) -> None:
+        assert await ask_ready(port, timeout=5)
+        assert not await ask_ready(port)
+
+    with_serves_server(story)
+
+
+def test_the_native_route_calls_our_servicer() -> None:
+    models = Models(["double"])
+    hardening.answer_natively(Servicer(models))
+
+    async def story(server: Any, port: int) -> None:
+        assert not await ask_ready(port, timeout=5)
+        models.health.set_serving("double")
+        assert await ask_ready(port)
+
+    with_serves_server(story)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_reflection_advertises_our_services(native: bool) -> None:
+    if native:
+        hardening.answer_natively(Servicer(Models(["double"])))
+
+    async def story(server: Any, _: int) -> None:
+        assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= get_service_names(
+            server.generic_rpc_handlers
+        )
+
+    with_serves_server(story, enable_reflection=True)
+
+
+def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's range ends before its upper bound, and a port without quarantine is free again at once."""
+    environment = hardening.environment(Plan(Path(), {}, "127.0.0.1", 9000, replicas=2))
+    monkeypatch.setattr(
+        node_port_manager, "RAY_SERVE_PORT_QUARANTINE_S", float(environment["RAY_SERVE_PORT_QUARANTINE_S"])
+    )
+    monkeypatch.setattr(node_port_manager.logger, "level", logging.ERROR)
+    first, last = (int(environment[f"RAY_SERVE_DIRECT_INGRESS_{end}_GRPC_PORT"]) for end in ("MIN", "MAX"))
+    ports = node_port_manager.PortAllocator(first, last, "gRPC", "node")
+    assert [ports.allocate("a"), ports.allocate("b")] == [9000, 9001]
+    ports.release("a", 9000)
+    assert ports.allocate("c") == 9000
