@@ -41,9 +41,9 @@ class Cache:
         temporary = Path(tempfile.mkdtemp(prefix=f".{key[:12]}.", dir=target.parent))
         try:
             build(temporary)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.replace(target)
+            if not self._reuse:
+                shutil.rmtree(target, ignore_errors=True)
+            _settle(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._fresh.add(f"{kind}/{key}")
@@ -74,3 +74,12 @@ class Cache:
         held = target.exists() and (self._reuse or entry in self._fresh)
         (self.hits if held else self.misses).append(entry)
         return held
+
+
+def _settle(temporary: Path, target: Path) -> None:
+    try:
+        temporary.replace(target)
+    except OSError:
+        if not target.exists():
+            raise
+        # Another run has built the same entry meanwhile: one is as good as the other.

@@ -13,7 +13,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from optimize.errors import Exit, ProveserveError
+from optimize.errors import Exit, ProveserveError, UserError
 from optimize.isolation import DEFAULT_TIMEOUT_S
 
 _COMMANDS_ABOVE = {
@@ -32,6 +32,9 @@ app = typer.Typer(
 
 
 P = ParamSpec("P")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+ModelArgument = Annotated[str, typer.Argument(help="A published model.")]
+RegistryOption = Annotated[Path, typer.Option(help="Where versions are published.", file_okay=False)]
 BudgetFile = Annotated[Path, typer.Option("--budget", help="The budgets file.")]
 
 
@@ -45,6 +48,13 @@ def _reported(command: Callable[P, Exit]) -> Callable[P, None]:
         except ProveserveError as error:
             typer.echo(f"error: {error}", err=True)
             code = error.exit_code
+        except OSError as error:
+            typer.echo(f"error: a file cannot be read or written: {error}", err=True)
+            code = Exit.BROKEN
+        except OSError as error:
+            # A full disk, a missing right: what the system says of the file is all that there is to say.
+            typer.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+            code = Exit.BROKEN
         except KeyboardInterrupt:
             typer.echo("interrupted; nothing was left half-written", err=True)
             code = Exit.INTERRUPTED
@@ -59,25 +69,125 @@ def export(
     budget: BudgetFile = Path("budgets.toml"),
     model: Annotated[list[str] | None, typer.Option(help="Export only this model; repeatable.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Stop after the screens; publishes nothing.")] = False,
+    build_only: Annotated[
+        bool, typer.Option("--build-only", help="Build what can be built here; judge and publish nothing.")
+    ] = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use what earlier runs built and measured.")] = True,
     timeout: Annotated[
         float, typer.Option(help="Seconds that one step of one candidate may take.")
     ] = DEFAULT_TIMEOUT_S,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> Exit:
     """Build cheaper variants, measure each against its budgets, and publish the winner."""
     from optimize import pipeline, report, selection  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
     from optimize.progress import shown  # noqa: PLC0415
 
-    options = pipeline.Options(models=tuple(model or ()), quick=quick, reuse=cache, timeout_s=timeout)
+    if quick and build_only:
+        raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
+    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout)
     results = pipeline.export(budget, options, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
     if as_json:
         typer.echo(report.as_json(results))
     return selection.worst(result.exit for result in results)
+
+
+@app.command()
+@_reported
+def validate(
+    budget: BudgetFile = Path("budgets.toml"),
+    model: Annotated[list[str] | None, typer.Option(help="Judge only this model; repeatable.")] = None,
+    version: Annotated[int | None, typer.Option(help="A published version; by default the current one.")] = None,
+    as_json: JsonOption = False,
+) -> Exit:
+    """Judge a published version again, on this machine."""
+    from optimize import pipeline, report, selection  # noqa: PLC0415
+    from optimize.progress import shown  # noqa: PLC0415
+
+    results = pipeline.validate(budget, pipeline.Options(tuple(model or ())), version, shown())
+    for line in report.as_lines(results):
+        typer.echo(line, err=True)
+    if as_json:
+        typer.echo(report.as_json(results))
+    return selection.worst(result.exit for result in results)
+
+
+@app.command()
+@_reported
+def init(
+    model: Annotated[str, typer.Argument(help="A .onnx file, or file.py:attr that names an nn.Module or its factory.")],
+    output: Annotated[Path, typer.Option(help="File to write; never overwritten.")] = Path("budgets.toml"),
+) -> Exit:
+    """Write a commented budgets.toml for a model."""
+    from optimize.scaffold import budgets_toml  # noqa: PLC0415
+
+    text = budgets_toml(model, Path.cwd(), str(output))
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{output}: is there already; name another file with --output, or delete it") from None
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {output}; read it through, set your limits, then run: optimize export --budget {output}")
+    return Exit.OK
+
+
+@app.command()
+@_reported
+def versions(model: ModelArgument, registry: RegistryOption = Path("artifacts")) -> Exit:
+    """List the published versions of a model."""
+    from optimize.registry import Registry  # noqa: PLC0415
+
+    store = Registry(registry)
+    current = store.current(model)
+    for number in store.versions(model) or [store.load(model).version]:
+        manifest = store.load(model, number)
+        served = "current" if number == current else ""
+        typer.echo(
+            f"{number:>4}  {manifest.created}  {manifest.candidate:<30} {manifest.digest[:12]}  {served}".rstrip()
+        )
+    return Exit.OK
+
+
+@app.command()
+@_reported
+def promote(
+    model: ModelArgument,
+    version: Annotated[int, typer.Argument(help="A published version.")],
+    registry: RegistryOption = Path("artifacts"),
+) -> Exit:
+    """Make a published version the one that is served."""
+    from optimize.registry import Registry  # noqa: PLC0415
+
+    Registry(registry).promote(model, version)
+    typer.echo(f"{model}: version {version} is current")
+    return Exit.OK
+
+
+@app.command()
+@_reported
+def rollback(model: ModelArgument, registry: RegistryOption = Path("artifacts")) -> Exit:
+    """Serve the version before the current one again."""
+    from optimize.registry import Registry  # noqa: PLC0415
+
+    typer.echo(f"{model}: version {Registry(registry).rollback(model)} is current")
+    return Exit.OK
+
+
+@app.command()
+@_reported
+def gc(
+    registry: RegistryOption = Path("artifacts"),
+    older_than: Annotated[float, typer.Option(help="Hours that a file must be old.", min=0)] = 24.0,
+) -> Exit:
+    """Delete files that no published version names."""
+    from optimize.registry import Registry  # noqa: PLC0415
+
+    deleted = Registry(registry).collect(older_than_s=older_than * 3600)
+    typer.echo(f"deleted {len(deleted)} files that no version names")
+    return Exit.OK
 
 
 @app.command()

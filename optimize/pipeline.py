@@ -16,7 +16,7 @@ from optimize import candidates, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
-from optimize.errors import CandidateError, ProveserveError, SourceError, UserError
+from optimize.errors import CandidateError, Exit, ProveserveError, SourceError, UserError
 from optimize.evidence import comparison
 from optimize.export import BASELINE, Conversion, Reading
 from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
@@ -31,10 +31,11 @@ _CACHE = ".cache"
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How an export runs: which models (all where empty), whether it stops after the screens, and what each step may use."""
+    """How an export runs: which models (all where empty), where it stops, and what each step may use."""
 
     models: tuple[str, ...] = ()
     quick: bool = False
+    build_only: bool = False
     reuse: bool = True
     timeout_s: float = DEFAULT_TIMEOUT_S
     memory_mb: float | None = None
@@ -46,6 +47,38 @@ def export(budgets_path: Path, options: Options, progress: Progress | None = Non
     Raises:
         UserError: The budgets file cannot be used, or a model that was asked for is not in it.
     """
+    registry, benches = _benches(budgets_path, options, progress)
+    results = []
+    for bench in benches:
+        results.append(_result(bench, registry, options))
+        registry.keep(results[-1])
+    return results
+
+
+def validate(
+    budgets_path: Path, options: Options, version: int | None, progress: Progress | None = None
+) -> list[Result]:
+    """Judge a published version of each asked-for model (the current one by default) again, on this machine.
+
+    The judgement is kept beside the version's manifest. A model without any version is exported, from what was built before.
+
+    Raises:
+        UserError: The budgets file cannot be used, or a model that was asked for is not in it.
+    """
+    registry, benches = _benches(budgets_path, options, progress)
+    results = []
+    for bench in benches:
+        if version is None and registry.current(bench.name) is None:
+            results.append(_result(bench, registry, options))
+            registry.keep(results[-1])
+            continue
+        manifest = registry.load(bench.name, version)
+        results.append(_result(bench, registry, options, manifest))
+        registry.keep_judgement(manifest.version, results[-1])
+    return results
+
+
+def _benches(budgets_path: Path, options: Options, progress: Progress | None = None) -> tuple[Registry, list[Bench]]:
     budgets = budgeting.load(budgets_path)
     unknown = [name for name in options.models if name not in budgets.models]
     if unknown:
@@ -54,52 +87,56 @@ def export(budgets_path: Path, options: Options, progress: Progress | None = Non
     cache = Cache(registry.root / _CACHE, reuse=options.reuse)
     isolated, machine, versions = Isolated(options.timeout_s, options.memory_mb), describe(), tools()
     base, shown = budgets_path.parent.absolute(), progress or Silent()
-    return [
-        _result(Bench(name, budgets.models[name], base, cache, isolated, machine, versions, shown), registry, options)
-        for name in dict.fromkeys(options.models or budgets.models)
+    names = dict.fromkeys(options.models or budgets.models)
+    return registry, [
+        Bench(name, budgets.models[name], base, cache, isolated, machine, versions, shown) for name in names
     ]
 
 
-def _result(bench: Bench, registry: Registry, options: Options) -> Result:
+def _result(bench: Bench, registry: Registry, options: Options, published: Manifest | None = None) -> Result:
     """One model's outcome; what the user must mend, or what broke, is an outcome too, and the other models go on."""
     winner: Winner | None = None
     tried: tuple[Trial, ...] = ()
     try:
-        tried, winner = _proven(bench, registry, quick=options.quick)
+        tried, winner = _proven(bench, registry, options, published)
         code = selection.exit_of(tried)
         reason = f"{winner.candidate} wins" if winner else selection.reason_of(bench.budgets, tried)
     except ProveserveError as error:
         code, reason = error.exit_code, str(error)
-    result = Result(
+    except OSError as error:
+        code, reason = Exit.BROKEN, f"a file cannot be read or written: {error}"
+    return Result(
         name=bench.name,
         exit=int(code),
         winner=winner,
         candidates=tried,
         budgets=bench.budgets,
-        release=not options.quick,
+        release=not (options.quick or options.build_only),
         reason=reason,
         stages=tuple(bench.stages),
         machine=bench.machine,
         tools=bench.tools,
         created=_now(),
     )
-    registry.keep(result)
-    return result
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _proven(bench: Bench, registry: Registry, *, quick: bool) -> tuple[tuple[Trial, ...], Winner | None]:
+def _proven(
+    bench: Bench, registry: Registry, options: Options, published: Manifest | None
+) -> tuple[tuple[Trial, ...], Winner | None]:
     """Every candidate's trial, and the winner as published."""
     ground = prepare(bench)
     session = SessionOptions(target="cpu", threads=1)
+    entrants, absent = _entered(ground, session) if published is None else ([_entrant(ground, registry, published)], [])
+    if options.build_only:
+        return (*(entrant.trial("built", "built, not measured") for entrant in entrants), *absent), None
     baseline = _baseline(ground, session)
-    entrants, absent = _entered(ground, session)
     entrants = _through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
     champion = None
-    if not quick:
+    if not options.quick:
         ground = _with_noise(ground, entrants)
         current = _current(ground, registry)
         entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
@@ -108,7 +145,23 @@ def _proven(bench: Bench, registry: Registry, *, quick: bool) -> tuple[tuple[Tri
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
     tried = [_trial(bench, entrant) for entrant in entrants]
     crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None)
-    return crowned, _published(ground, registry, champion, crowned) if champion else None
+    if champion is None:
+        return crowned, None
+    return crowned, _winner(registry, champion, published or _published(ground, registry, champion, crowned))
+
+
+def _entrant(ground: Ground, registry: Registry, manifest: Manifest) -> Entrant:
+    """A published version as an entrant, opened as it was measured."""
+    precision, _, runtime = manifest.candidate.partition("@")
+    path, artifact = registry.model_file(manifest), manifest.artifact
+    return Entrant(
+        manifest.candidate, precision, runtime, ground.bench.subject(artifact.options, path), manifest.digest, artifact
+    )
+
+
+def _winner(registry: Registry, champion: Entrant, manifest: Manifest) -> Winner:
+    path = registry.manifest_path(manifest.model, manifest.version)
+    return Winner(champion.name, champion.precision, champion.runtime, manifest.version, str(path))
 
 
 def _current(ground: Ground, registry: Registry) -> Entrant | None:
@@ -116,9 +169,7 @@ def _current(ground: Ground, registry: Registry) -> Entrant | None:
     name = ground.bench.name
     if ground.bench.budgets.speed.max_slowdown is None or registry.current(name) is None:
         return None
-    manifest = registry.load(name)
-    subject = ground.bench.subject(manifest.artifact.options, registry.model_file(manifest))
-    return Entrant(f"version {manifest.version}", "fp32", "onnxruntime", subject, manifest.digest)
+    return _entrant(ground, registry, registry.load(name))
 
 
 def _elected(ground: Ground, entrants: list[Entrant]) -> tuple[Entrant | None, list[Entrant]]:
@@ -257,15 +308,17 @@ def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.flo
     return [np.array(block) / rows for block in blocks]
 
 
-def _published(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Winner:
+def _published(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:
     """Publish the champion, unless the current version is this very answer to these very budgets."""
     manifest = _manifest(ground, registry, champion, crowned)
     current = registry.current(manifest.model)
-    if current is None or not _same(registry.load(manifest.model, current), manifest):
-        current = registry.publish(manifest).version
-        ground.bench.progress.note(manifest.model, f"published version {current}")
-    path = registry.manifest_path(manifest.model, current)
-    return Winner(champion.name, champion.precision, champion.runtime, current, str(path))
+    if current is not None:
+        served = registry.load(manifest.model, current)
+        if _same(served, manifest):
+            return served
+    manifest = registry.publish(manifest)
+    ground.bench.progress.note(manifest.model, f"published version {manifest.version}")
+    return manifest
 
 
 def _same(published: Manifest, manifest: Manifest) -> bool:

@@ -1,0 +1,121 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from optimize.budgets import Dim
+from optimize.cache import Cache, key_of
+
+
+class Found(msgspec.Struct, frozen=True):
+    value: int
+
+
+def counted(value: int = 1) -> tuple[Callable[[], Found], list[int]]:
+    """A measurement, and the calls it had."""
+    calls: list[int] = []
+
+    def measure() -> Found:
+        calls.append(value)
+        return Found(value)
+
+    return measure, calls
+
+
+def writes(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "file").write_text(text) and None
+
+
+def entries(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_second_run_measures_nothing(tmp_path: Path) -> None:
+    measure, calls = counted()
+    for _ in range(2):
+        assert Cache(tmp_path).record("measured", "a" * 64, Found, measure) == Found(1)
+    assert calls == [1]
+
+
+def test_hits_and_misses_are_told(tmp_path: Path) -> None:
+    Cache(tmp_path).record("measured", "a", Found, lambda: Found(1))
+    again = Cache(tmp_path)
+    again.record("measured", "a", Found, lambda: Found(1))
+    again.folder("built", "b", writes("x"))
+    assert (again.hits, again.misses) == (["measured/a"], ["built/b"])
+
+
+def test_without_reuse_an_entry_is_computed_once_a_run_and_replaced(tmp_path: Path) -> None:
+    Cache(tmp_path).folder("built", "b", writes("old"))
+    Cache(tmp_path).record("measured", "a", Found, lambda: Found(1))
+    cache = Cache(tmp_path, reuse=False)
+    measure, calls = counted(2)
+    for _ in range(2):
+        assert cache.record("measured", "a", Found, measure) == Found(2)
+        assert (cache.folder("built", "b", writes("new")) / "file").read_text() == "new"
+    assert calls == [2]
+    assert Cache(tmp_path).record("measured", "a", Found, measure) == Found(2)
+
+
+def test_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Cache(tmp_path).folder("built", "b", fails)
+    assert list((tmp_path / "built").iterdir()) == []
+    assert (Cache(tmp_path).folder("built", "b", writes("x")) / "file").read_text() == "x"
+
+
+def test_failed_measurement_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fails() -> Found:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Cache(tmp_path).record("measured", "a", Found, fails)
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"other": 1}', b'{"value": "text"}'])
+def test_record_of_another_release_is_measured_again(tmp_path: Path, content: bytes) -> None:
+    cache = Cache(tmp_path)
+    cache.record("measured", "a", Found, lambda: Found(1))
+    (tmp_path / "measured" / "a.json").write_bytes(content)
+    assert Cache(tmp_path).record("measured", "a", Found, lambda: Found(2)) == Found(2)
+    assert Cache(tmp_path).record("measured", "a", Found, lambda: Found(3)) == Found(2)
+
+
+def test_two_runs_that_build_the_same_entry_at_once_share_it(tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=30)
+    found: list[Path] = []
+
+    def build(folder: Path) -> None:
+        (folder / "file").write_text("x")
+        together.wait()
+
+    def run() -> None:
+        found.append(Cache(tmp_path).folder("built", "b", build))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "built" / "b"] * 2
+    assert entries(tmp_path) == ["built/b/file"]
+
+
+def test_key_names_everything_that_it_is_given() -> None:
+    parts = ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}, (1.5, None))
+    assert key_of(*parts) == key_of("stage", Dim(1, 2, 3), {"a": 2, "b": 1}, [1.5, None])
+    others = [
+        ("stage", Dim(1, 2, 4), {"b": 1, "a": 2}, (1.5, None)),
+        ("other", Dim(1, 2, 3), {"b": 1, "a": 2}, (1.5, None)),
+        ("stage", Dim(1, 2, 3), {"b": 1, "a": 3}, (1.5, None)),
+        ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}, (1.5, 0)),
+        ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}),
+    ]
+    assert len({key_of(*parts), *(key_of(*other) for other in others)}) == 6
