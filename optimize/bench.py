@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from optimize.budgets import ModelBudgets
 from optimize.cache import Cache, key_of
-from optimize.errors import CandidateError, ProcessError
+from optimize.errors import ArtifactError, CandidateError, ProcessError
 from optimize.isolation import Isolated
 from optimize.manifest import Machine, SessionOptions, StageTime
 from optimize.subject import Subject
@@ -51,10 +51,10 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     cause: str
 
 
-class Success(msgspec.Struct, frozen=True, tag="success"):
-    """A stage's result as JSON."""
+class Success(msgspec.Struct, Generic[T], frozen=True, tag="success"):
+    """A stage's result."""
 
-    value: msgspec.Raw
+    value: T
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,19 @@ class Bench:
         """
         key = key_of(stage, depends, self.tools, self.machine)
 
-        def attempt() -> Success | Failure:
+        def attempt() -> Success[T] | Failure:
             try:
-                return Success(msgspec.Raw(msgspec.json.encode(self.isolated(function, *args))))
+                return Success(self.isolated(function, *args))
             except ProcessError:
                 raise
             except CandidateError as error:
                 return Failure(str(error))
 
-        found = self._timed(stage, lambda: self.cache.record("measured", key, Success | Failure, attempt))  # type: ignore[arg-type] # msgspec takes a union where mypy wants a class
+        kind: Any = Success[schema] | Failure  # type: ignore[valid-type] # msgspec takes types that are known at run time only
+        found: Success[T] | Failure = self._timed(stage, lambda: self.cache.record("measured", key, kind, attempt))
         if isinstance(found, Failure):
             raise CandidateError(found.cause)
-        return msgspec.json.decode(found.value, type=schema)
+        return found.value
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
         start, hits = time.monotonic(), len(self.cache.hits)
@@ -130,5 +131,14 @@ class Bench:
 
 
 def stored(folder: Path, schema: type[T]) -> T:
-    """The record that a build left beside its files."""
-    return msgspec.json.decode((folder / "record.json").read_bytes(), type=schema)
+    """The record that a build left beside its files.
+
+    Raises:
+        ArtifactError: Another release of this tool wrote it.
+    """
+    try:
+        return msgspec.json.decode((folder / "record.json").read_bytes(), type=schema)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(
+            f"{folder}: was built by another release of this tool ({error}); export with --no-cache"
+        ) from None

@@ -150,15 +150,21 @@ def _main(folder: Path) -> None:
         outcome = ("error", error)
     except ProveserveError as error:
         outcome = ("error", CandidateError(str(error)))
+    except (OSError, MemoryError) as error:
+        outcome = ("error", ProcessError(_named(error)))
     except Exception as error:  # noqa: BLE001 - the process boundary: any failure is the candidate's
-        text = str(error).strip().splitlines()
-        outcome = ("error", CandidateError(f"{type(error).__name__}: {text[0] if text else 'no message'}"))
+        outcome = ("error", CandidateError(_named(error)))
     temporary = folder / f"{_RESULT}.tmp"
     temporary.write_bytes(pickle.dumps(outcome))
     temporary.replace(folder / _RESULT)
     # Skip interpreter shutdown: the result is on disk, and native libraries have crashed here after their work was done.
     sys.stdout.flush()
     os._exit(0)
+
+
+def _named(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Functions for child processes: each behaves, or misbehaves, in one way."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import msgspec
 
 from optimize.errors import ArtifactError, SourceError
 
@@ -90,3 +93,25 @@ def raises_artifact_error() -> None:
 
 def returns_what_no_pickle_holds() -> object:
     return lambda: None
+
+
+def fills_the_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Sum(msgspec.Struct, frozen=True):
+    total: int
+
+
+def builds(number: int, folder: Path) -> Sum:
+    (folder / "file").write_text(str(number))
+    return Sum(number)
+
+
+def raises_with_folder(text: str, folder: Path) -> None:
+    (folder / "half").write_text("x")
+    raise ValueError(text)
+
+
+def listed(number: int) -> list[int]:
+    return [number]

@@ -84,6 +84,7 @@ def test_memory_of_descendants_counts() -> None:
         (steps.vanishes, (), ProcessError, "its process exited with code 0"),
         (steps.raises, ("bad value\nsecond line",), CandidateError, "ValueError: bad value"),
         (steps.raises_silently, (), CandidateError, "KeyError: no message"),
+        (steps.fills_the_disk, (), ProcessError, "OSError: [Errno 28] No space left on device"),
         (steps.raises_artifact_error, (), CandidateError, "cannot be opened"),
     ],
 )
