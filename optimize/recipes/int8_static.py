@@ -10,14 +10,14 @@ from onnx import TensorProto
 
 from optimize.errors import CandidateError
 from optimize.recipes import calibration as samples
+from optimize.recipes import clipping, histograms, placement, qdq, ranges, reasons, storage, tables, types
 from optimize.recipes import graph as graphs
-from optimize.recipes import placement, qdq, ranges, reasons, storage, tables, types
 from optimize.recipes.built import Built
 
-Method = Literal["minmax"]
+Method = Literal["minmax", "entropy", "percentile"]
 
 _LEAST_OPSET = 13  # scales per channel
-_CALIBRATORS = {"minmax": ranges.minmax}
+_CLIPPING = {"entropy": clipping.entropy, "percentile": clipping.percentile}
 
 
 def build(
@@ -31,7 +31,8 @@ def build(
     """Quantise the model at `source` into `folder`.
 
     `symmetric` is what TensorRT and CUDA run: zero points 0 and biases in fp32. Without it activations are asymmetric, which uses
-    the eight bits better on a CPU. Weights are symmetric per channel either way.
+    the eight bits better on a CPU. Weights are symmetric per channel either way. `method` chooses each activation's range: all
+    that was seen, or what :mod:`~optimize.recipes.clipping` keeps of it.
 
     Raises:
         CandidateError: The samples cannot calibrate, or nothing was quantised.
@@ -40,8 +41,12 @@ def build(
     if not placement.anchors(model.graph, asymmetric=not symmetric):
         raise CandidateError(reasons.nothing_quantised(model.graph))
     batches = samples.checked(model.graph, calibration)
-    found = _CALIBRATORS[method](source, _activations(model.graph), batches)
+    found = ranges.minmax(source, _activations(model.graph), batches)
     placed = placement.place(model.graph, found, asymmetric=not symmetric)
+    if method in _CLIPPING:
+        whole = {name: found[name] for name in set(placed.scales.values())}
+        histograms_of = histograms.collect(source, whole, batches)
+        found |= {name: _CLIPPING[method](histogram) for name, histogram in histograms_of.items()}
     qdq.write(model.graph, placed, found, symmetric=symmetric)
     if not symmetric:
         tables.quantise(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only

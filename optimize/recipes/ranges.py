@@ -40,9 +40,9 @@ def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch], *, fi
     outputs = _report_ranges(model, tensors, finite=finite)
     found = {name: Range(0.0, 0.0) for name in tensors}
     with tempfile.TemporaryDirectory(prefix="proveserve-") as folder:
-        session = _open(model, Path(folder))
+        session = opened(model, Path(folder))
         for batch in batches:
-            for name, (low, high) in zip(tensors, _run(session, outputs, batch), strict=True):
+            for name, (low, high) in zip(tensors, run(session, outputs, batch), strict=True):
                 if np.isnan(low) or np.isnan(high):
                     raise CandidateError(
                         f"value {name!r} is NaN on a calibration sample; the model cannot be calibrated"
@@ -80,7 +80,8 @@ def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str], *, finite: bo
     return outputs
 
 
-def _open(model: onnx.ModelProto, folder: Path) -> ort.InferenceSession:
+def opened(model: onnx.ModelProto, folder: Path) -> ort.InferenceSession:
+    """A session that gives the values of the graph as written; the weights of `model` may be gone afterwards."""
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
     # Fusions would swallow the very values whose range is asked for.
@@ -92,7 +93,8 @@ def _open(model: onnx.ModelProto, folder: Path) -> ort.InferenceSession:
         raise CandidateError(f"onnxruntime cannot open the graph for calibration: {_first_line(error)}") from None
 
 
-def _run(session: ort.InferenceSession, outputs: Sequence[str], batch: Batch) -> list[Any]:
+def run(session: ort.InferenceSession, outputs: Sequence[str], batch: Batch) -> list[Any]:
+    """The named outputs for one batch."""
     try:
         return list(session.run(list(outputs), batch))
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad input

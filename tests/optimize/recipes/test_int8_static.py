@@ -89,6 +89,24 @@ def test_a_symmetric_graph_has_zero_points_0_and_float_biases(residual, tmp_path
     assert_close(residual, built.files[0], batches((3, 16, 16))[0], 0.06)
 
 
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_clipping_gives_finer_steps_than_an_outlier_would(tmp_path, method):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": ["batch", 64]},
+        {"y": ["batch", 8]},
+        [weight("w", 64, 8)],
+    )
+    given = batches((64,), rows=512)
+    given[0]["x"][0, 0] = 300.0
+    errors = {}
+    for name in ("minmax", method):
+        built = int8_static.build(source, tmp_path / name, given, method=name)
+        errors[name] = np.abs(run(source, given[1])[0] - run(built.files[0], given[1])[0]).mean()
+    assert errors[method] < errors["minmax"] / 5
+
+
 def test_weights_have_a_scale_per_channel(residual, tmp_path):
     graph = graph_of(int8_static.build(residual, tmp_path / "out", batches((3, 16, 16))).files[0])
     scales = {tensor.name: list(tensor.dims) for tensor in graph.initializer if tensor.name.endswith("_scale")}
