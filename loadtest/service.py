@@ -67,8 +67,8 @@ def try_one(target: str, payload: bytes, origin: str, timeout_s: float) -> None:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise UserError(
-                    f"the service refused the first request, made from {origin}: {error.details()}; give rows that the model"
-                    " takes with --input FILE.npz"
+                    f"the service refused the first request, made from {origin}: {error.details()}; mend the budgets"
+                    " file's inputs, dims or latency.batch, or give rows that the model takes with --input"
                 ) from None
 
 

@@ -53,7 +53,7 @@ def test_nothing_there_breaks_the_run():
 
 def test_requests_that_the_model_cannot_take_are_the_callers_error():
     payload = pb.ModelInferRequest(model_name="toy").SerializeToString()
-    refused = pytest.raises(UserError, match=r"refused the first request, made from rows\.npz: as asked; give rows")
+    refused = pytest.raises(UserError, match=r"refused the first request, made from rows\.npz: as asked; mend")
     with service.running(service.Faults(error_every=1, error=grpc.StatusCode.INVALID_ARGUMENT)) as toy, refused:
         asked.try_one(toy.target, payload, "rows.npz", 5.0)
 
