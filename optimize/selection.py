@@ -90,12 +90,14 @@ def crowned(trials: Iterable[Trial], winner: str | None) -> tuple[Trial, ...]:
 def exit_of(trials: Iterable[Trial]) -> Exit:
     """One model's exit code: a winner, else an inconclusive candidate that might yet win, else none within budget.
 
-    Where no candidate was measured at all, since each of them failed, that is over budget as well: none qualifies.
+    Where no candidate was measured at all, since each of them failed, that is over budget as well: none qualifies. A run that only
+    builds is judged by whether it built something.
     """
     statuses = {trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST}
-    if "winner" in statuses:
+    if "winner" in statuses or "built" in statuses:
         return Exit.OK
-    return Exit.INCONCLUSIVE if "inconclusive" in statuses else Exit.OVER_BUDGET
+    # A quick run leaves those that qualify by its screens undecided.
+    return Exit.INCONCLUSIVE if statuses & {"inconclusive", "qualified"} else Exit.OVER_BUDGET
 
 
 def worst(exits: Iterable[int]) -> Exit:
@@ -107,4 +109,6 @@ def reason_of(budgets: ModelBudgets, trials: Sequence[Trial]) -> str:
     """Why a model has no winner, in one sentence."""
     statuses = [trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST]
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    if "qualified" in statuses:
+        return f"{counted}, by the screens alone: export without --quick to choose the winner"
     return f"none of {len(statuses)} candidates keeps all {len(limits(budgets))} budgets: {counted}"
