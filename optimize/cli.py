@@ -51,10 +51,6 @@ def _reported(command: Callable[P, Exit]) -> Callable[P, None]:
         except OSError as error:
             typer.echo(f"error: a file cannot be read or written: {error}", err=True)
             code = Exit.BROKEN
-        except OSError as error:
-            # A full disk, a missing right: what the system says of the file is all that there is to say.
-            typer.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
-            code = Exit.BROKEN
         except KeyboardInterrupt:
             typer.echo("interrupted; nothing was left half-written", err=True)
             code = Exit.INTERRUPTED

@@ -207,6 +207,12 @@ class Machine(Record, frozen=True):
     instruction_sets: tuple[str, ...]
     devices: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """Twelve digits that machines share whose measurements stand for each other: processor, cores, instructions, devices."""
+        parts = (self.cpu, str(self.cores), *self.instruction_sets, *self.devices)
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
 
 class Manifest(Record, frozen=True):
     """One published version of one model: what is served, and the evidence that it may be."""

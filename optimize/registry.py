@@ -11,6 +11,7 @@ manifest into place, which only one writer can do. A killed export leaves at mos
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from optimize.budgets import Budgets
-from optimize.errors import ArtifactError, BudgetsError
-from optimize.manifest import Blob, Manifest, Result, decode, decode_result, digest_of, encode
+from optimize.errors import ArtifactError, BudgetsError, Exit
+from optimize.manifest import Blob, Machine, Manifest, Result, decode, decode_result, digest_of, encode
 
 _CHUNK_BYTES = 1 << 20
 
@@ -168,6 +169,69 @@ class Registry:
         """
         path = self.root / "reports" / model / "result.json"
         return decode_result(path.read_bytes(), str(path)) if path.exists() else None
+
+    def rollback(self, model: str) -> int:
+        """Serve the version before the current one again, and return its number.
+
+        Raises:
+            ArtifactError: There is no current version, or none before it.
+        """
+        current = self.current(model)
+        earlier = [version for version in self.versions(model) if current is not None and version < current]
+        if not earlier:
+            raise ArtifactError(
+                f"{model}: no version before {current or 'a current one'} in {self.root}; nothing to go back to"
+            )
+        self.promote(model, earlier[-1])
+        return earlier[-1]
+
+    def collect(self, *, older_than_s: float) -> list[Path]:
+        """Delete what no published version names and what a killed run left half-written, and return what was deleted.
+
+        Files younger than `older_than_s` seconds stay: a run may be about to name them.
+        """
+        named = {
+            blob.digest
+            for name in self._published()
+            for version in self.versions(name)
+            for blob in self._blobs(name, version)
+        }
+        folder = self.root / "blobs" / "sha256"
+        blobs = [path for path in folder.iterdir() if path.name not in named] if folder.is_dir() else []
+        stray = [path for path in self.root.glob("models/*/**/.*") if path.is_file()]
+        youngest = time.time() - older_than_s
+        deleted = [path for path in (*blobs, *stray) if path.stat().st_mtime <= youngest]
+        for path in deleted:
+            path.unlink(missing_ok=True)
+        return deleted
+
+    def _published(self) -> list[str]:
+        folder = self.root / "models"
+        return [entry.name for entry in folder.iterdir() if self.versions(entry.name)] if folder.is_dir() else []
+
+    def _blobs(self, model: str, version: int) -> tuple[Blob, ...]:
+        manifest = self.load(model, version)
+        return (*manifest.artifact.files, manifest.golden.blob)
+
+    def keep_judgement(self, version: int, result: Result) -> Path:
+        """Keep what `optimize validate` found of a version on this machine, beside its manifest."""
+        if result.machine is None:
+            raise ArtifactError(f"{result.name}: the judgement names no machine; judge the version again")
+        target = self._judgement_path(result.name, version, result.machine)
+        with _beside(target) as temporary:
+            _write(temporary, encode(result))
+            temporary.replace(target)
+        return target
+
+    def measured_on(self, manifest: Manifest, machine: Machine) -> bool:
+        """Whether a version was measured on a machine like this one: where it was exported, or where it was validated since."""
+        if manifest.machine.kind == machine.kind:
+            return True
+        path = self._judgement_path(manifest.model, manifest.version, machine)
+        return path.exists() and decode_result(path.read_bytes(), str(path)).exit == Exit.OK
+
+    def _judgement_path(self, model: str, version: int, machine: Machine) -> Path:
+        return self.manifest_path(model, version).with_name(f"validated-{machine.kind}.json")
 
     def promote(self, model: str, version: int) -> None:
         """Make a published version the one that is served."""
