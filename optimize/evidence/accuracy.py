@@ -78,7 +78,7 @@ def set_drop(
     if undefined > MAX_UNDEFINED_SHARE:
         evidence = f"drop of {observed:.4g}, undefined on {undefined:.0%} of resamples: give more samples of each label"
         return Finding("INCONCLUSIVE", observed, None, None, n, evidence)
-    low, high = (float(bound) for bound in np.quantile(defined, [1.0 - confidence, confidence]))
+    low, high = (float(bound) for bound in np.quantile(defined, [binomial.complement(confidence), confidence]))
     return _resampled(observed, low, high, float(defined.std()) * math.sqrt(n), n, max_drop, confidence)
 
 
@@ -91,7 +91,7 @@ def agreement(equal: Right, min_agreement: float, confidence: float) -> Finding:
     verdict = judge(low, high, min_agreement, "higher")
     needed = None
     if verdict == "INCONCLUSIVE":
-        needed = _answers_to_settle(same / n, n, min_agreement, 1.0 - confidence)
+        needed = _answers_to_settle(same / n, n, min_agreement, binomial.complement(confidence))
     evidence = f"{same:,} of {n:,} answers agree ({same / n:.2%}), from {low:.2%} to {high:.2%} ({_each(confidence)})"
     return Finding(verdict, same / n, low, high, n, evidence + settling(verdict, needed, "samples"), needed)
 

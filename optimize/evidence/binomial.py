@@ -13,6 +13,11 @@ POWER = 0.8
 _MOST = 10**9
 
 
+def complement(share: float) -> float:
+    """1 - share as it is written: 0.01 for 0.99, where plain subtraction leaves 0.010000000000000009."""
+    return round(1.0 - share, 12)
+
+
 def at_most(count: int, n: int, share: float) -> float:
     """P(Bin(n, share) <= count)."""
     return 1.0 if count >= n else float(betainc(n - count, count + 1, 1.0 - share)) if count >= 0 else 0.0
@@ -25,7 +30,7 @@ def at_least(count: int, n: int, share: float) -> float:
 
 def lower_bound(count: int, n: int, confidence: float) -> float:
     """One-sided lower Clopper-Pearson bound of the share behind `count` of `n`."""
-    return 0.0 if count == 0 else float(betaincinv(count, n - count + 1, 1.0 - confidence))
+    return 0.0 if count == 0 else float(betaincinv(count, n - count + 1, complement(confidence)))
 
 
 def upper_bound(count: int, n: int, confidence: float) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from optimize.evidence.binomial import complement
+
 DRAWS = 10_000
 FEWER_DRAWS = 1_000
 SLOW_EVALUATION_S = 0.010
@@ -16,16 +18,9 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 
-def midmean(values: Floats) -> Floats:
-    """Mean of the middle half along the last axis: nearly as sharp as the mean, and a burst over a few values does not move it."""
-    n = values.shape[-1]
-    middle: Floats = np.sort(values, axis=-1)[..., n // 4 : n - n // 4].mean(axis=-1)
-    return middle
-
-
-def midmeans(values: Floats, seed: int) -> Floats:
-    """Midmeans of 10,000 resamples of the values."""
-    return np.concatenate([midmean(drawn) for drawn in _resamples(values, seed)])
+def medians(values: Floats, seed: int) -> Floats:
+    """Medians of 10,000 resamples of the values."""
+    return np.concatenate([np.median(drawn, axis=1) for drawn in _resamples(values, seed)])
 
 
 def statistics(statistic: Callable[[Indices], float], n: int, seed: int, draws: int | None = None) -> Floats:
@@ -45,7 +40,7 @@ def mean_bounds(values: Floats, confidence: float, seed: int) -> tuple[float, fl
     moments = [(drawn.mean(axis=1), drawn.std(axis=1)) for drawn in _resamples(values, seed)]
     means, deviations = (np.concatenate(part) for part in zip(*moments, strict=True))
     mean, deviation = float(values.mean()), float(values.std())
-    alpha = 1.0 - confidence
+    alpha = complement(confidence)
     low, high = np.quantile(means, [alpha, confidence])
     usable = deviations > 0.0
     if usable.any():

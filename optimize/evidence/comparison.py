@@ -12,7 +12,8 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from optimize.evidence import bootstrap
-from optimize.evidence.finding import Finding, judge
+from optimize.evidence.binomial import complement
+from optimize.evidence.finding import Finding, judge, settling
 
 Latencies = npt.NDArray[np.floating[Any]]
 
@@ -67,7 +68,9 @@ def speedup(
     ratio, low, high = _ratio(quick, slow, confidence, seed)
     pairs = len(candidate)
     words = "times the reference's rows a second" if kind == "min_speedup" else "times as slow as the reference"
-    evidence = f"{ratio:.3f} {words}, {low:.3f} to {high:.3f} (each bound at {confidence:.0%}, {pairs} pairs of blocks)"
+    evidence = (
+        f"{ratio:.3f} {words}, from {low:.3f} to {high:.3f} ({100 * confidence:g} % each way, {pairs} pairs of blocks)"
+    )
     if pairs < MIN_PAIRS:
         return Finding("INCONCLUSIVE", ratio, low, high, pairs, f"{evidence}; wanted {MIN_PAIRS} pairs", MIN_PAIRS)
     verdict = judge(low, high, limit, "higher" if kind == "min_speedup" else "lower")
@@ -76,7 +79,7 @@ def speedup(
         gap = abs(math.log(ratio / limit))
         # Bounds close in with the root of the pairs; half as far again, since the observed ratio moves as well.
         needed = max(math.ceil(pairs * (1.5 * math.log(high / low) / 2 / gap) ** 2), pairs + 1) if gap else None
-    return Finding(verdict, ratio, low, high, pairs, evidence, needed)
+    return Finding(verdict, ratio, low, high, pairs, evidence + settling(verdict, needed, "pairs of blocks"), needed)
 
 
 def machine_noise(a_ms_blocks: Sequence[Latencies], again_ms_blocks: Sequence[Latencies], *, seed: int) -> float:
@@ -92,9 +95,9 @@ def _medians(blocks: Sequence[Latencies]) -> npt.NDArray[np.float64]:
 def _ratio(
     numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64], confidence: float, seed: int
 ) -> tuple[float, float, float]:
-    """Ratio of the pairs, as the middle half of them has it on average, and its bootstrap bounds, each at `confidence`."""
+    """Median ratio of the pairs, which a burst over some of them does not move, and its bootstrap bounds, each at `confidence`."""
     if numerators.shape != denominators.shape or not numerators.size:
         raise ValueError(f"wanted equally many blocks of both, got {numerators.size} and {denominators.size}")
     logs = np.log(numerators / denominators)
-    low, high = np.quantile(bootstrap.midmeans(logs, seed), [1.0 - confidence, confidence])
-    return math.exp(float(bootstrap.midmean(logs))), math.exp(low), math.exp(high)
+    low, high = np.quantile(bootstrap.medians(logs, seed), [complement(confidence), confidence])
+    return math.exp(float(np.median(logs))), math.exp(low), math.exp(high)

@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from optimize.evidence.binomial import (
     at_least,
     at_most,
+    complement,
     fewest,
     least_hits,
     most_hits,
@@ -40,7 +41,7 @@ CORRELATED_BLOCK_CALLS = LOOKS[-1] // BLOCKS
 
 def percentile_rule(violations: int, n: int, percentile: float, alpha: float = ALPHA) -> Outcome:
     """PASS if P(Bin(n, 1-p) <= violations) <= alpha, FAIL if P(Bin(n, 1-p) >= violations) <= alpha, else INCONCLUSIVE."""
-    share = 1.0 - percentile
+    share = complement(percentile)
     if at_most(violations, n, share) <= alpha:
         return "PASS"
     return "FAIL" if at_least(violations, n, share) <= alpha else "INCONCLUSIVE"
@@ -48,7 +49,7 @@ def percentile_rule(violations: int, n: int, percentile: float, alpha: float = A
 
 def min_calls(percentile: float) -> int:
     """The fewest calls that can show anything of a percentile, and so the fewest it is printed for: 299 for p99, 5 for p50."""
-    return fewest(0, 1.0 - percentile, ALPHA)
+    return fewest(0, complement(percentile), ALPHA)
 
 
 def percentile_bounds(latencies_ms: Latencies, percentile: float, confidence: float) -> tuple[float, float]:
@@ -59,7 +60,7 @@ def percentile_bounds(latencies_ms: Latencies, percentile: float, confidence: fl
     Statistics, 3rd ed., section 7.1).
     """
     ordered = np.sort(latencies_ms)
-    n, share, alpha = len(ordered), 1.0 - percentile, 1.0 - confidence
+    n, share, alpha = len(ordered), complement(percentile), complement(confidence)
     upper, lower = n - most_hits(n, share, alpha), n + 1 - least_hits(n, share, alpha)
     return (
         float(ordered[lower - 1]) if lower >= 1 else 0.0,
@@ -180,6 +181,9 @@ def _by_blocks(blocks: Sequence[Latencies], limit_ms: float, percentile: float, 
         found = msgspec.structs.replace(
             widened, verdict="INCONCLUSIVE" if widened.verdict == "PASS" else widened.verdict
         )
+    calls = np.concatenate(blocks)
+    if found.observed is None and len(calls) >= min_calls(percentile):
+        found = msgspec.structs.replace(found, observed=finite(quantile(calls, percentile)))
     reason = f"consecutive calls are alike (autocorrelation {alike:.2f}), so blocks judge{_noted(noise)}: "
     return msgspec.structs.replace(found, evidence=reason + found.evidence)
 
@@ -212,7 +216,7 @@ def _shown(observed: float | None, n: int, percentile: float) -> str:
 
 def _needed(to_pass: int, to_fail: int, n: int, percentile: float, alpha: float) -> int | None:
     """Calls that would settle it if the shares over the tightened and the widened limit stay what they are."""
-    share = 1.0 - percentile
+    share = complement(percentile)
     if to_fail > share * n:
         needed = samples_to_show_more(share, to_fail / n, alpha)
     else:

@@ -8,10 +8,12 @@ import numpy.typing as npt
 
 def mean_ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Rank of each value from 1; ties share the mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    shared: npt.NDArray[np.float64] = (last - (counts - 1) / 2.0)[inverse]
-    return shared
+    order = np.argsort(values)
+    ordered = values[order]
+    edges = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True])))
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat((edges[:-1] + edges[1:] + 1) / 2.0, np.diff(edges))
+    return ranks
 
 
 def correlation(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
