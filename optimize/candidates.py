@@ -55,7 +55,7 @@ def grid(budgets: ModelBudgets, rows: dict[str, int], providers: tuple[str, ...]
     `rows` are the samples per split, `providers` onnxruntime's providers on this machine.
     """
     cells = []
-    for target in budgets.targets:
+    for target in dict.fromkeys(budgets.targets):
         for precision in PRECISIONS:
             if budgets.precisions is not None and precision not in budgets.precisions:
                 continue

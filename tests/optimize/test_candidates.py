@@ -1,0 +1,131 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from optimize import candidates
+from optimize.budgets import ModelBudgets
+from optimize.candidates import Cell, grid
+from optimize.errors import CandidateError
+from optimize.source import samples
+from optimize.source.samples import Batch
+from tests.optimize.recipes.models import operators, run, save, weight
+
+CPU = ("CPUExecutionProvider",)
+CUDA = ("CUDAExecutionProvider", *CPU)
+ROWS = {"calibration": 500, "selection": 5000, "confirmation": 5000}
+
+
+def reasons(providers: tuple[str, ...] = CPU, rows: dict[str, int] = ROWS, **options: Any) -> dict[str, str]:
+    """Why each cell of the grid does not apply; empty where it does."""
+    cells = grid(ModelBudgets(source="m.onnx", **options), rows, providers)
+    found = {cell.name: cell.reason for cell in cells}
+    assert len(found) == len(cells)
+    return found
+
+
+def test_cpu_cells_stand_in_order_of_simplicity() -> None:
+    assert reasons() == {
+        "fp32@onnxruntime-cpu": "",
+        "fp16@onnxruntime-cpu": "slower than fp32 on most CPUs; list it in `precisions` to try it",
+        "int8-dynamic@onnxruntime-cpu": "",
+        "int8-static@onnxruntime-cpu": "",
+    }
+
+
+def test_listed_precisions_alone_are_in_the_grid() -> None:
+    assert reasons(precisions=("int8-static", "fp16")) == {
+        "fp16@onnxruntime-cpu": "",
+        "int8-static@onnxruntime-cpu": "",
+    }
+
+
+def test_target_that_is_listed_twice_counts_once() -> None:
+    assert list(reasons(targets=("cpu", "cpu"), precisions=("fp32",))) == ["fp32@onnxruntime-cpu"]
+
+
+def test_cuda_needs_its_provider() -> None:
+    reason = "no GPU: this machine's onnxruntime offers no CUDAExecutionProvider"
+    assert reasons(targets=("cuda",))["fp32@onnxruntime-cuda"] == reason
+    assert reasons(CUDA, targets=("cuda",)) == {
+        "fp32@onnxruntime-cuda": "",
+        "fp16@onnxruntime-cuda": "",
+        "int8-dynamic@onnxruntime-cuda": "onnxruntime has no CUDA kernels for dynamically quantised operators",
+        "int8-static@onnxruntime-cuda": "",
+    }
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_has_no_dynamic_int8_whatever_is_installed(target: Any) -> None:
+    name = f"int8-dynamic@{target}"
+    assert reasons(targets=(target,))[name] == "TensorRT supports neither DynamicQuantizeLinear nor MatMulInteger"
+
+
+def test_dynamic_int8_is_no_candidate_where_answers_must_not_depend_on_the_batch() -> None:
+    found = reasons(batch_invariant=True)
+    assert found["int8-dynamic@onnxruntime-cpu"] == (
+        "its answer to a row depends on its batch, and batch_invariant = true"
+    )
+    assert found["int8-static@onnxruntime-cpu"] == ""
+
+
+def test_static_int8_needs_calibration_samples() -> None:
+    assert reasons(rows={})["int8-static@onnxruntime-cpu"] == "int8-static needs calibration samples; declare `data`"
+    assert reasons(rows={})["int8-dynamic@onnxruntime-cpu"] == ""
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Path:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    weights = [weight("w", 64, 64), weight("v", 64, 8, seed=1)]
+    return save(tmp_path / "mlp.onnx", nodes, {"x": ["batch", 64]}, {"y": ["batch", 8]}, weights)
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    values = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    samples.store(tmp_path / "calibration.npz", [Batch({"x": values}, None)])
+    return tmp_path / "calibration.npz"
+
+
+@pytest.mark.parametrize(
+    ("precision", "operator", "within"),
+    [("fp32", "MatMul", 1e-6), ("fp16", "Cast", 0.2), ("int8-dynamic", "DynamicQuantizeLinear", 3.0),
+     ("int8-static", "QuantizeLinear", 3.0)],
+)  # fmt: skip
+def test_each_precision_builds_what_it_says(
+    mlp: Path, calibration: Path, tmp_path: Path, precision: Any, operator: str, within: float
+) -> None:
+    folder = tmp_path / "built"
+    folder.mkdir()
+    built = candidates.build(Cell(precision, "cpu"), mlp, calibration, folder)
+    model = folder / built.files[0]
+    assert operator in operators(model)
+    assert (built.changed > 0) == (precision != "fp32")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(built.files)
+    inputs = {"x": np.random.default_rng(1).normal(size=(5, 64)).astype(np.float32)}
+    np.testing.assert_allclose(run(model, inputs)[0], run(mlp, inputs)[0], atol=within)
+
+
+@pytest.mark.parametrize("precision", ["int8-dynamic", "int8-static"])
+def test_graph_without_anything_to_quantise_is_told(tmp_path: Path, calibration: Path, precision: Any) -> None:
+    model = save(
+        tmp_path / "relu.onnx", [helper.make_node("Relu", ["x"], ["y"])], {"x": ["batch", 64]}, {"y": ["batch", 64]}
+    )
+    folder = tmp_path / "built"
+    folder.mkdir()
+    with pytest.raises(CandidateError, match="nothing was quantised"):
+        candidates.build(Cell(precision, "cpu"), model, calibration, folder)
+
+
+def test_too_few_calibration_samples_are_refused(mlp: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.npz"
+    samples.store(few, [Batch({"x": np.eye(64, dtype=np.float32)[:20]}, None)])
+    with pytest.raises(CandidateError, match="calibration has 20 samples; wanted at least 100"):
+        candidates.build(Cell("int8-static", "cpu"), mlp, few, tmp_path)
