@@ -41,7 +41,7 @@ class Joining:
             return ()
         return (
             tuple([shape[index] for index in self._equal]),
-            tuple([(inputs[spec.name].shape, _content(inputs[spec.name])) for spec in self._shared]),
+            tuple([_content(inputs[spec.name]) for spec in self._shared]),
         )
 
     def join(self, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:

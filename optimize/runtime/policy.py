@@ -153,11 +153,12 @@ class Queue(Generic[W]):
         while self._arrivals and not taken.batch:
             head = self._head(now)
             if head.lost(now):
-                self._drop(head, taken)
+                self.discard(head)
+                taken.lost.append(head)
                 continue
             taken.batch.append(head)
             if self._joinable and head.rows < self._forecast.max_rows:
-                self._fill(taken, now)
+                self._fill(taken.batch, now)
             for request in taken.batch:
                 self.discard(request)
         return taken
@@ -185,10 +186,6 @@ class Queue(Generic[W]):
         """Predicted seconds until all that runs and waits now is done."""
         return (sum(remaining_s) + self._all.work_s * self._forecast.slowdown) / len(remaining_s)
 
-    def _drop(self, request: W, taken: Taken[W]) -> None:
-        self.discard(request)
-        taken.lost.append(request)
-
     def _head(self, now: float) -> W:
         urgent = self._all.requests[0]
         self._since_aged += 1
@@ -198,31 +195,25 @@ class Queue(Generic[W]):
         self._since_aged = 0
         return oldest
 
-    def _fill(self, taken: Taken[W], now: float) -> None:
+    def _fill(self, batch: list[W], now: float) -> None:
         """Add to the head, in order of urgency, whoever fits: rows within bounds, and no member's deadline broken."""
-        head = taken.batch[0]
+        head = batch[0]
         rows, shape, deadline = head.rows, head.shape, head.deadline
         full = self._forecast.max_rows
         expected_s = self._forecast.expected_s
-        lost = []
         for request in islice(self._groups[head.group].requests, SCAN_FACTOR * full):
             if request is head or rows + request.rows > full:
-                continue
-            if request.lost(now):
-                lost.append(request)
                 continue
             widest = shape if request.shape == shape else tuple(map(max, shape, request.shape))
             together_s = expected_s(rows + request.rows, widest)
             earliest = min(deadline, request.deadline)
             if now + together_s > earliest:
                 continue
-            if request.shape != shape and together_s > expected_s(rows, shape) + expected_s(
-                request.rows, request.shape
-            ):
-                continue  # the padding would cost more than a second execution
-            taken.batch.append(request)
+            if request.shape != shape:
+                apart_s = expected_s(rows, shape) + expected_s(request.rows, request.shape)
+                if together_s > apart_s:
+                    continue  # the padding would cost more than a second execution
+            batch.append(request)
             rows, shape, deadline = rows + request.rows, widest, earliest
             if rows == full:
                 break
-        for request in lost:
-            self._drop(request, taken)

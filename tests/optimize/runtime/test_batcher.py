@@ -11,6 +11,7 @@ from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, DeadlineEx
 from optimize.runtime.curve import Curve
 from tests.optimize.runtime.driving import CURVE, MAX_BATCH, OPTIONS, admitted, calls, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
+    PATIENCE_S,
     FakeClock,
     FakeSession,
     GatedSession,
@@ -166,15 +167,15 @@ def test_a_deadline_that_ends_while_running_costs_its_mates_nothing():
 
 
 async def _no_deadline_means_the_default():
-    options = BatcherOptions(MAX_BATCH, 1000, default_timeout_s=5.0)
+    options = BatcherOptions(MAX_BATCH, 1000, default_timeout_s=5000.0)
     async with gated(options) as (batcher, session, clock):
         tasks = calls(batcher, [0, 1])
         await until(lambda: session.inside)
-        clock.now = 5.0
+        clock.now = 5000.0
         session.release()
         await tasks[0]
         with pytest.raises(DeadlineExceeded):
-            await tasks[1]
+            await asyncio.wait_for(tasks[1], PATIENCE_S)
         assert session.ran == [[0]]
 
 
@@ -266,6 +267,20 @@ async def _the_queue_is_bounded():
 
 def test_the_queue_is_bounded_in_rows_and_tells_when_to_come_back():
     asyncio.run(_the_queue_is_bounded())
+
+
+async def _an_idle_slot_needs_no_queue():
+    async with gated(BatcherOptions(MAX_BATCH, 0, 1000.0)) as (batcher, session, _):
+        running = calls(batcher, [0])
+        await until(lambda: session.inside)
+        with pytest.raises(QueueFull):
+            await batcher.submit(request(1), 1)
+        session.release()
+        await asyncio.gather(*running)
+
+
+def test_an_idle_slot_takes_what_a_queue_could_not_hold():
+    asyncio.run(_an_idle_slot_needs_no_queue())
 
 
 async def _the_accepted_meet_their_deadline():

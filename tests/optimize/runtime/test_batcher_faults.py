@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, Closed
+from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, Closed, DeadlineExceeded
 from optimize.runtime.curve import Curve
 from optimize.runtime.slot import RUNS_PER_HALVING
 from tests.optimize.runtime.driving import CURVE, OPTIONS, admitted, calls, gated, until
@@ -69,15 +69,36 @@ def test_a_session_that_always_fails_costs_a_bounded_number_of_executions():
     assert len(ran) <= 1 + RUNS_PER_HALVING * 6
 
 
-async def _an_error_fails_only_its_own_batch():
+async def _a_deadline_that_ends_during_the_search():
+    async with gated(poison={1}) as (batcher, session, clock):
+        first = calls(batcher, [0])
+        await until(lambda: session.inside)
+        poison = calls(batcher, [1])
+        tight = calls(batcher, [2], deadline=3.0)
+        await admitted()
+        session.release(1000)
+        await first[0]
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(tight[0], PATIENCE_S)
+        with pytest.raises(PoisonError):
+            await poison[0]
+        assert session.ran == [[0], [2, 1], [1]], "2.75 s have passed when the batch fails: too late for another 1.25 s"
+        assert clock.now == 4.0
+
+
+def test_a_deadline_that_ends_during_the_search_is_not_run_again():
+    asyncio.run(_a_deadline_that_ends_during_the_search())
+
+
+async def _an_error_fails_only_its_own_batch(error, told):
     class Session(FakeSession):
         def enter(self, rows):
             super().enter(rows)
             if len(self.ran) == 1:
-                raise SystemExit("a model that wants the process to end")
+                raise error
 
     async with Batcher([Session()], rows_signature(8), CURVE, OPTIONS) as batcher:
-        with pytest.raises(RuntimeError, match="the model raised SystemExit: a model that wants"):
+        with pytest.raises(type(told), match=str(told)):
             await batcher.submit(request(1), 1)
         got = await batcher.submit(request(2), 1)
         np.testing.assert_array_equal(got.outputs["y"], answer(2))
@@ -85,8 +106,17 @@ async def _an_error_fails_only_its_own_batch():
         assert batcher.counters.failures_in_a_row == 0
 
 
-def test_an_error_fails_only_its_own_batch_whatever_is_raised():
-    asyncio.run(_an_error_fails_only_its_own_batch())
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("a bad row"), ValueError("a bad row")),
+        (SystemExit("a wish to end"), RuntimeError("the model raised SystemExit: a wish to end")),
+        (StopIteration("no more"), RuntimeError("the model raised StopIteration: no more")),
+        (asyncio.CancelledError(), RuntimeError("the model raised CancelledError")),
+    ],
+)
+def test_an_error_fails_only_its_own_batch_whatever_is_raised(error, told):
+    asyncio.run(_an_error_fails_only_its_own_batch(error, told))
 
 
 class _Forgetful(GatedSession):
@@ -150,22 +180,21 @@ def test_close_refuses_what_waits_and_lets_the_running_end():
 
 
 async def _closing_a_hung_model():
+    before = set(threading.enumerate())
     session = GatedSession(FakeClock(), 0.0, 0.0)
     batcher = await Batcher([session], rows_signature(8), CURVE, OPTIONS).__aenter__()
-    calls(batcher, [0])
+    (worker,) = set(threading.enumerate()) - before
+    running = calls(batcher, [0])
     await until(lambda: session.inside)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(batcher.close(), 0.01)
-    return session
+    session.release()
+    await until(lambda: not worker.is_alive())
+    await asyncio.gather(*running)
 
 
 def test_closing_a_hung_model_can_be_bounded_and_its_worker_ends_when_the_model_does():
-    before = set(threading.enumerate())
-    session = asyncio.run(_closing_a_hung_model())
-    session.release()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
+    asyncio.run(_closing_a_hung_model())
 
 
 async def _an_idle_worker():

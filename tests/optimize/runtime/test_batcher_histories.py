@@ -9,6 +9,7 @@ from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, DeadlineEx
 from optimize.runtime.curve import Curve
 from tests.optimize.runtime.driving import MAX_BATCH, admitted, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
+    PATIENCE_S,
     FakeSession,
     PoisonError,
     answer,
@@ -118,7 +119,7 @@ async def _live(operations, slots, poison):
         while any(session.inside for session in history.sessions):
             for index in range(slots):
                 await history.finish(index)
-        results = await asyncio.gather(*history.tasks, return_exceptions=True)
+        results = await asyncio.wait_for(asyncio.gather(*history.tasks, return_exceptions=True), PATIENCE_S)
         await batcher.drain()
         history.check(results)
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimize.budgets import Dim
@@ -34,6 +34,7 @@ def through(signature, model, requests):
     return joining.split(model(joining.join(requests)), rows, shapes)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=6))
 def test_joint_answers_equal_lone_ones_with_padding_and_batch_on_any_axis(sizes):
     requests = [text_request(rows, length, seed) for seed, (rows, length) in enumerate(sizes)]

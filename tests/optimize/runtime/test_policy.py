@@ -1,7 +1,8 @@
 import math
+import weakref
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimize.manifest import CurvePoint
@@ -40,6 +41,7 @@ REQUESTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(REQUESTS, st.integers(0, 20), st.booleans())
 def test_a_batch_keeps_every_promise(requests, now, joinable):
     line = queue(requests, joinable=joinable)
@@ -65,6 +67,7 @@ def test_a_batch_keeps_every_promise(requests, now, joinable):
         assert now + cost_s(rows) <= min(request.deadline for request in batch)
 
 
+@settings(deadline=None)
 @given(REQUESTS, st.integers(0, 20))
 def test_a_batch_has_room_for_nobody_who_was_left(requests, now):
     line = queue(requests)
@@ -79,6 +82,7 @@ def test_a_batch_has_room_for_nobody_who_was_left(requests, now):
             assert together > MAX_ROWS or now + cost_s(together) > min(earliest, request.deadline)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 80).map(lambda n: n / 8), min_size=MAX_ROWS, max_size=MAX_ROWS),
     st.lists(st.floats(0, 30), min_size=1, max_size=20),
@@ -147,6 +151,7 @@ def test_a_padded_batch_is_planned_at_its_longest_row():
     assert queue([short, *mates], forecast=PADDED).take(-2.0).batch == [short, *mates]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9)), st.integers(0, 9), st.floats(0, 3))
 def test_the_predicted_answer_comes_when_the_queue_then_gives_it(priorities, own, remaining_s):
     request = waiting(1000, priority=own)
@@ -206,10 +211,17 @@ def test_without_a_curve_nothing_is_predicted_and_nothing_refused():
     assert queue(requests, forecast=forecast).take(0.0).batch == requests
 
 
+def test_a_measured_dip_promises_nothing():
+    dip = Curve([CurvePoint({}, 1, 0, 2e3, 9), CurvePoint({}, 2, 0, 5e3, 9), CurvePoint({}, 3, 0, 4e3, 9)])
+    forecast = Forecast(dip, (), 3)
+    assert [forecast.promised_s(rows, ()) for rows in (1, 2, 3)] == [2.0, 5.0, 5.0]
+
+
 def test_predictions_go_on_above_the_largest_batch():
     assert FORECAST.promised_s(2 * MAX_ROWS, ()) == pytest.approx(2 * cost_s(MAX_ROWS))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=60))
 def test_leaving_keeps_the_books(operations):
     line = queue([])
@@ -225,6 +237,21 @@ def test_leaving_keeps_the_books(operations):
         assert list(line) == sorted(inside, key=lambda request: request.order)
         assert line.rows == sum(request.rows for request in inside)
         assert line.drain_s([0.0]) == pytest.approx(sum(request.share_s for request in inside), abs=1e-9)
+
+
+class _Key:
+    """A group's key that can be watched for being let go."""
+
+
+def test_a_group_is_forgotten_with_its_last_request():
+    key = _Key()
+    watched = weakref.ref(key)
+    request = waiting(0, group=key)
+    line = queue([request])
+    line.take(0.0)
+    del request, key
+    assert watched() is None
+    assert not len(line)
 
 
 @pytest.mark.parametrize("joinable", [True, False])
