@@ -1,0 +1,234 @@
+"""What a report says of one model's result, before it is set as a page, as Markdown or as anything else."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from optimize.budgets import Limit, limits
+from optimize.errors import Exit
+from optimize.manifest import Measurement, Result, StageTime, Trial, Verdict
+from optimize.report.wording import NONE, asked, bounds, plain, quantity, settling, shortfall, title
+
+Tone = Literal["good", "bad", "open", "quiet"]
+"""How a statement is coloured; its words say the same."""
+
+NOT_MEASURED = "not measured"
+SOURCE = "source"
+QUICK = "Quick run: not a release verdict. Candidates went through the screens alone, and nothing was published."
+STALE = "The budgets file has changed since this export; run `optimize export` to judge by what it says now."
+
+_NO_WINNER = {
+    Exit.OVER_BUDGET: ("No candidate keeps every budget", "bad"),
+    Exit.INCONCLUSIVE: ("Undecided: more measurements are needed", "open"),
+    Exit.USAGE: ("The export could not be done: something must be mended first", "bad"),
+    Exit.BROKEN: ("The run itself broke", "bad"),
+}
+_TONES: dict[str, Tone] = {
+    "winner": "good",
+    "qualified": "good",
+    "over-budget": "bad",
+    "failed": "bad",
+    "screened-out": "bad",
+    "inconclusive": "open",
+    "PASS": "good",
+    "FAIL": "bad",
+    "INCONCLUSIVE": "open",
+    NOT_MEASURED: "open",
+}
+
+
+class Row(Struct, frozen=True):
+    """One budget or measurement of one candidate, in words; `outcome` is empty where no budget asks for it."""
+
+    key: str
+    title: str
+    observed: str
+    limit: str
+    bounds: str
+    n: str
+    outcome: str
+    evidence: str
+
+
+class Standing(Struct, frozen=True):
+    """One candidate: a row for each declared budget, rows for what else was measured, and why it is not the winner."""
+
+    trial: Trial
+    held: tuple[Row, ...]
+    beside: tuple[Row, ...]
+    why: tuple[str, ...]
+
+    @property
+    def shown(self) -> tuple[Row, ...]:
+        """The rows that evidence stands for: what was judged or is still open, then what was measured beside."""
+        return tuple(row for row in self.held if row.outcome) + self.beside
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything to show as evidence."""
+        return bool(self.trial.verdicts or self.trial.measurements or self.trial.notes)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any of its answers differ from the source model's."""
+        return bool(self.trial.flipped or self.trial.lost_by_class)
+
+
+class Question(Struct, frozen=True):
+    """What is still open for a candidate, and what would settle it."""
+
+    candidate: str
+    budget: str
+    settled_by: str
+
+
+class Account(Struct, frozen=True):
+    """One model's outcome, verdict first."""
+
+    result: Result
+    headline: str
+    detail: str
+    tone: Tone
+    warnings: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    standings: tuple[Standing, ...]
+    questions: tuple[Question, ...]
+
+    @property
+    def losers(self) -> tuple[Standing, ...]:
+        """Everyone but the winner and the source, which is no contender."""
+        return tuple(
+            standing
+            for standing in self.standings
+            if standing.trial.status != "winner" and standing.trial.precision != SOURCE
+        )
+
+    @property
+    def winner(self) -> Standing | None:
+        """The candidate that won."""
+        return next((standing for standing in self.standings if standing.trial.status == "winner"), None)
+
+
+def tone_of(word: str) -> Tone:
+    """The tone of a status or of a verdict."""
+    return _TONES.get(word, "quiet")
+
+
+def account(result: Result, *, stale: bool = False) -> Account:
+    """Put a result into words; `stale` says that budgets.toml has changed since."""
+    declared = limits(result.budgets)
+    headline, detail, tone = _verdict(result, declared)
+    return Account(
+        result=result,
+        headline=headline,
+        detail=detail,
+        tone=tone,
+        warnings=(() if result.release else (QUICK,)) + ((STALE,) if stale else ()),
+        limits=declared,
+        standings=tuple(_standing(trial, declared) for trial in result.candidates),
+        questions=tuple(
+            question for trial in result.candidates for question in _questions(trial, declared, full=result.release)
+        ),
+    )
+
+
+def summary(results: tuple[Result, ...]) -> str:
+    """The outcome of the whole run, in a few words."""
+    if len(results) == 1:
+        told = account(results[0])
+        return f"{plain(results[0].name)}: {told.headline}"
+    won = sum(result.winner is not None for result in results)
+    return f"{won} of {len(results)} models {'has' if won == 1 else 'have'} a winner"
+
+
+def reused(stages: tuple[StageTime, ...]) -> str:
+    """How much of a run was found in the cache."""
+    cached = sum(stage.cached for stage in stages)
+    spent = sum(stage.seconds for stage in stages)
+    return f"{len(stages)} steps in {spent:,.1f} s; {cached} of them were found in the cache"
+
+
+def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Tone]:
+    if result.winner is not None:
+        version = f"published as version {result.winner.version}; " if result.winner.version is not None else ""
+        kept = "the one budget" if len(declared) == 1 else f"all {len(declared)} budgets"
+        detail = f"{version}it keeps {kept} and is best for the objective, {result.budgets.objective}"
+        return f"{plain(result.winner.candidate)} wins", detail, "good"
+    if not result.release and result.exit not in (Exit.USAGE, Exit.BROKEN):
+        left = sum(trial.status in ("qualified", "inconclusive") for trial in result.candidates)
+        return f"{left} of {_contenders(result)} candidates came through the screens", plain(result.reason), "open"
+    headline, tone = _NO_WINNER.get(Exit(result.exit), ("No winner", "bad"))
+    return headline, plain(result.reason), "open" if tone == "open" else "bad"
+
+
+def _contenders(result: Result) -> int:
+    return sum(trial.precision != SOURCE for trial in result.candidates)
+
+
+def _standing(trial: Trial, declared: tuple[Limit, ...]) -> Standing:
+    verdicts = {verdict.budget: verdict for verdict in trial.verdicts}
+    unmeasured = NOT_MEASURED if trial.status == "inconclusive" else ""
+    return Standing(
+        trial=trial,
+        held=tuple(_held(limit, verdicts.get(limit.key), unmeasured) for limit in declared),
+        beside=tuple(_beside(found) for found in trial.measurements if found.key not in verdicts),
+        why=_why(trial, declared),
+    )
+
+
+def _held(limit: Limit, verdict: Verdict | None, unmeasured: str) -> Row:
+    if verdict is None:
+        return Row(limit.key, title(limit.key), NONE, asked(limit), NONE, NONE, unmeasured, "")
+    return Row(
+        key=limit.key,
+        title=title(limit.key),
+        observed=NONE if verdict.observed is None else quantity(limit.key, verdict.observed),
+        limit=asked(limit),
+        bounds=bounds(limit.key, verdict.low, verdict.high),
+        n=f"{verdict.n:,}" if verdict.n else NONE,
+        outcome=verdict.verdict,
+        evidence=plain(verdict.evidence),
+    )
+
+
+def _beside(found: Measurement) -> Row:
+    return Row(
+        key=found.key,
+        title=title(found.key),
+        observed=quantity(found.key, found.value),
+        limit=NONE,
+        bounds=bounds(found.key, found.low, found.high),
+        n=f"{found.n:,}",
+        outcome="",
+        evidence=plain(found.method),
+    )
+
+
+def _why(trial: Trial, declared: tuple[Limit, ...]) -> tuple[str, ...]:
+    """Each lost budget with how far it was missed; whoever lost none has its status's own reason."""
+    by_key = {limit.key: limit for limit in declared}
+    lost = [
+        f"{title(verdict.budget)} is {quantity(verdict.budget, verdict.observed)}: "
+        + shortfall(by_key[verdict.budget], verdict.observed)
+        + f" of {quantity(verdict.budget, verdict.limit)}"
+        for verdict in trial.verdicts
+        if verdict.verdict == "FAIL" and verdict.observed is not None and verdict.budget in by_key
+    ]
+    return tuple(lost) if lost and trial.status == "over-budget" else (plain(trial.reason), *lost)
+
+
+def _questions(trial: Trial, declared: tuple[Limit, ...], *, full: bool) -> list[Question]:
+    """The open budgets of a candidate that is still in the running; a quick run leaves most unmeasured and says so elsewhere."""
+    if trial.status != "inconclusive":
+        return []
+    name = plain(trial.name)
+    found = [
+        Question(name, title(verdict.budget), settling(verdict))
+        for verdict in trial.verdicts
+        if verdict.verdict == "INCONCLUSIVE"
+    ]
+    judged = {verdict.budget for verdict in trial.verdicts}
+    missing = [title(limit.key) for limit in declared if limit.key not in judged]
+    if missing and full:
+        found.append(Question(name, " and ".join(missing), "not measured in this run"))
+    return found

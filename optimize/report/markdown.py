@@ -1,0 +1,90 @@
+"""The report as Markdown, for the summary of a CI run: the verdict first, then the figures behind it."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from optimize.manifest import Result
+from optimize.report.account import Account, Standing, account, reused, summary
+from optimize.report.wording import NONE, asked, moment, number, plain, title
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$&])")
+
+
+def as_markdown(results: Sequence[Result], *, stale: frozenset[str] = frozenset(), absent: Sequence[str] = ()) -> str:
+    """All results; `stale` names the models whose budgets have changed since, `absent` those that were never exported."""
+    lines = [f"# {_text(summary(tuple(results)))}", ""]
+    if len(results) > 1:
+        rows = [
+            (_text(told.result.name), _text(told.headline), str(told.result.exit)) for told in map(account, results)
+        ]
+        lines += [*_table(("Model", "Outcome", "Exit code"), rows), ""]
+    if absent:
+        lines += [f"Declared, but never exported: {_text(', '.join(absent))}.", ""]
+    for result in results:
+        lines += _model(account(result, stale=result.name in stale))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _model(told: Account) -> list[str]:
+    result = told.result
+    lines = [f"## {_text(result.name)}", ""]
+    for warning in told.warnings:
+        lines += [f"> **{_text(warning)}**", ""]
+    lines += [f"**{_text(told.headline)}**: {_text(told.detail)} (exit code {result.exit}).", ""]
+    lines += _winner(told.winner) if told.winner else []
+    if told.questions:
+        asked_for = [f"- **{_text(q.candidate)}**, {q.budget}: {_text(q.settled_by)}." for q in told.questions]
+        lines += ["### What would settle it", "", *asked_for, ""]
+    if told.standings:
+        lines += ["### Candidates against budgets", "", *_matrix(told), ""]
+    if told.losers:
+        lines += [f"### {'Why the others lost' if told.winner else 'Why none won'}", ""]
+        lines += [_loser(standing) for standing in told.losers]
+        lines += [""]
+    return [*lines, *_run(result)]
+
+
+def _winner(standing: Standing) -> list[str]:
+    rows = [(row.title, row.limit, row.observed, row.bounds, row.outcome, _text(row.evidence)) for row in standing.held]
+    return [*_table(("Budget", "Limit", "Observed", "Bounds", "Verdict", "Evidence"), rows), ""]
+
+
+def _matrix(told: Account) -> list[str]:
+    heads = ["Candidate", "Status", *(f"{title(limit.key)}, {asked(limit)}" for limit in told.limits)]
+    rows = [
+        (
+            _text(standing.trial.name),
+            standing.trial.status,
+            *(" ".join(filter(None, (row.observed, row.outcome))) for row in standing.held),
+        )
+        for standing in told.standings
+    ]
+    return _table(heads, rows)
+
+
+def _loser(standing: Standing) -> str:
+    return f"- **{_text(standing.trial.name)}** ({standing.trial.status}): {_text('; '.join(standing.why))}"
+
+
+def _run(result: Result) -> list[str]:
+    facts = []
+    if result.machine:
+        machine = result.machine
+        facts.append(f"Measured on {_text(machine.cpu)}, {machine.cores} cores, {number(machine.memory_mb)} MB")
+    if result.tools:
+        facts.append("with " + _text(", ".join(f"{name} {version}" for name, version in result.tools.items())))
+    if result.created:
+        facts.append(f"finished {moment(result.created)}")
+    if result.stages:
+        facts.append(reused(result.stages))
+    return [f"{', '.join(facts)}.", ""] if facts else []
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [f"| {' | '.join(cell or NONE for cell in line)} |" for line in lines]
+
+
+def _text(text: str) -> str:
+    """Text on one line, with everything escaped that Markdown or HTML would act upon."""
+    return _SPECIAL.sub(r"\\\1", plain(text))

@@ -1,0 +1,35 @@
+"""What a run found, as lines for a terminal."""
+
+from collections.abc import Iterable
+
+from optimize.budgets import limits
+from optimize.manifest import Result, Verdict
+from optimize.report.wording import plain
+
+_NOT_A_VERDICT = "quick run: screens only, not a release verdict"
+
+
+def as_lines(results: Iterable[Result]) -> list[str]:
+    """A table per model: each candidate's status, every budget with its evidence, and the outcome."""
+    lines: list[str] = []
+    for result in results:
+        lines += ["", f"{result.name}: {len(limits(result.budgets))} budgets, {len(result.candidates)} candidates"]
+        if not result.release:
+            lines.append(f"  {_NOT_A_VERDICT}")
+        for trial in result.candidates:
+            lines.append(f"  {trial.name:<32} {trial.status:<13} {plain(trial.reason)}")
+            lines += [_verdict_line(verdict) for verdict in trial.verdicts]
+        lines.append(_outcome(result))
+    return lines
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    observed = "-" if verdict.observed is None else f"{verdict.observed:.4g}"
+    evidence = plain(verdict.evidence)
+    return f"    {verdict.verdict:<12} {verdict.budget:<23} {observed:>9}  limit {verdict.limit:<8g} {evidence}"
+
+
+def _outcome(result: Result) -> str:
+    if result.winner is None:
+        return f"  no winner (exit {result.exit}): {plain(result.reason)}"
+    return f"  winner: {result.winner.candidate}, version {result.winner.version}, {result.winner.path}"

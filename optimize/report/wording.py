@@ -1,0 +1,107 @@
+"""Figures in words: every number with its unit, its name for a reader, and how far it is from its limit."""
+
+from optimize.budgets import Limit
+from optimize.manifest import Trial, Verdict
+
+NONE = "—"
+"""Stands where there is no figure to give."""
+
+_TITLES = {
+    "accuracy.max_drop": "Accuracy drop",
+    "accuracy.min_agreement": "Agreement",
+    "latency.p50_ms": "Latency p50",
+    "latency.p99_ms": "Latency p99",
+    "memory.peak_mb": "Peak memory",
+    "throughput.qps": "Throughput",
+    "throughput.p99_ms": "p99 at that rate",
+    "size.mb": "Size",
+    "speed.min_speedup": "Speed-up",
+    "speed.max_slowdown": "Slow-down",
+    "speed.rows_per_s": "Rows a second",
+    "cost.max_per_million": "Cost per million rows",
+    "cost.per_million": "Cost per million rows",
+    "screen.p50_ms": "Median of the screen",
+}
+_UNITS = {
+    "ms": " ms",
+    "mb": " MB",
+    "qps": " requests/s",
+    "rows_per_s": " rows/s",
+    "speedup": " times",
+    "slowdown": " times",
+}
+_COUNTED = {
+    "accuracy": "samples",
+    "latency": "calls",
+    "throughput": "calls",
+    "speed": "pairs of blocks",
+    "memory": "processes",
+}
+
+
+def plain(text: str) -> str:
+    """The text on one line, without the control characters that a terminal or a page would act upon."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def number(value: float) -> str:
+    """Four significant digits, thousands set apart."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def quantity(key: str, value: float) -> str:
+    """A value of the budget or measurement `key`, with its unit."""
+    return number(value) + _unit(key)
+
+
+def title(key: str) -> str:
+    """What a key of budgets.toml is called in a heading."""
+    return _TITLES.get(key, key)
+
+
+def bounds(key: str, low: float | None, high: float | None) -> str:
+    """One-sided bounds as a range; either may be missing."""
+    if low is not None and high is not None:
+        return f"{number(low)} to {number(high)}{_unit(key)}"
+    if high is not None:
+        return f"at most {quantity(key, high)}"
+    return f"at least {quantity(key, low)}" if low is not None else NONE
+
+
+def asked(limit: Limit) -> str:
+    """A budget as a condition, such as `at most 5 ms`."""
+    return f"at {'most' if limit.better == 'lower' else 'least'} {quantity(limit.key, limit.value)}"
+
+
+def shortfall(limit: Limit, observed: float) -> str:
+    """How far a value is on the wrong side of its limit, in its unit and as a share."""
+    by = abs(observed - limit.value)
+    share = by / abs(limit.value) if limit.value else 0.0
+    part = f" ({share:.0%})" if share >= 0.01 else " (under 1%)" if share else ""
+    return f"{quantity(limit.key, by)}{part} {'over' if limit.better == 'lower' else 'under'} its limit"
+
+
+def settling(verdict: Verdict) -> str:
+    """What would settle an INCONCLUSIVE verdict."""
+    if verdict.needed is None:
+        return plain(verdict.evidence)
+    counted = _COUNTED.get(verdict.budget.partition(".")[0], "measurements")
+    return f"{verdict.n:,} {counted} so far; about {verdict.needed:,} in all would settle it"
+
+
+def moment(created: str) -> str:
+    """An ISO 8601 time as people write it."""
+    return plain(created).replace("T", " ").replace("+00:00", " UTC") or NONE
+
+
+def short_names(trials: tuple[Trial, ...]) -> dict[str, str]:
+    """Each trial's name for a chart: its precision alone where no other trial has the same, else its whole name."""
+    precisions = [trial.precision for trial in trials]
+    return {
+        trial.name: plain(trial.precision if precisions.count(trial.precision) == 1 else trial.name) for trial in trials
+    }
+
+
+def _unit(key: str) -> str:
+    field = key.partition(".")[2]
+    return next((unit for end, unit in _UNITS.items() if field == end or field.endswith(f"_{end}")), "")
