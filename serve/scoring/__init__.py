@@ -8,6 +8,7 @@ answers   what the model answered -> Parquet columns
 source    the input file: what it holds, read slice by slice
 folder    the output folder: its job, its parts
 worker    one open model that scores tasks
+interrupt Ctrl-C and SIGTERM, heeded where it is safe
 cluster   a local Ray that lives as long as the job
 pool      tasks over workers, and again over others where a worker died
 progress  a bar on a terminal, plain lines elsewhere

@@ -95,7 +95,9 @@ def by_row(array: Array, spec: TensorSpec, rows: int) -> Array:
         ArtifactError: Its dtype or shape is not what the manifest says.
     """
     axis, declared = spec.batch_axis, row_shape(spec)
-    stacked = np.moveaxis(array, axis, 0) if axis is not None and array.ndim == len(spec.shape) else array[np.newaxis]
+    stacked = array[np.newaxis]
+    if axis is not None and array.ndim == len(spec.shape):
+        stacked = array if axis == 0 else np.moveaxis(array, axis, 0)
     fits = stacked.ndim == len(declared) + 1 and all(
         isinstance(wanted, str) or wanted == size for wanted, size in zip((rows, *declared), stacked.shape, strict=True)
     )

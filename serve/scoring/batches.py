@@ -14,17 +14,80 @@ from optimize.manifest import Signature, TensorSpec
 from optimize.runtime.session import Array, Arrays
 from serve.scoring.columns import Column, Indices, row_shape
 
-Columns = Mapping[str, Column]
-Sizes = dict[str, Indices]
 
-
-def axis_sizes(columns: Columns, signature: Signature, first_row: int) -> Sizes:
-    """The size of every named axis in each row.
+class Slice:
+    """The inputs of some rows that follow each other in the file, of which `first_row` is the first.
 
     Raises:
         InputError: Two inputs of a row disagree on an axis.
     """
-    sizes: Sizes = {}
+
+    def __init__(self, columns: Mapping[str, Column], signature: Signature, first_row: int) -> None:
+        self._columns = columns
+        self._signature = signature
+        self.rows = len(next(iter(columns.values())).shapes)
+        self._sizes = _axis_sizes(columns, signature, first_row)
+        padded = {axis for spec in signature.inputs if spec.pad is not None for axis in row_shape(spec)}
+        self._padded = [axis for axis in self._sizes if axis in padded]
+        self._smallest = smallest(signature)
+
+    def batches(self) -> list[Indices]:
+        """Cut the rows into batches of at most `signature.max_batch`, as positions in the slice.
+
+        Rows whose padding may differ are ordered by size first, so that little is padded.
+        """
+        if not self._signature.batchable:
+            return list(np.arange(self.rows, dtype=np.int64).reshape(self.rows, 1))
+        groups = self._groups()
+        order = np.lexsort((*(self._sizes[axis] for axis in self._padded), groups))
+        borders = np.flatnonzero(np.diff(groups[order])) + 1
+        largest = self._signature.max_batch
+        return [
+            group[start : start + largest]
+            for group in np.split(order, borders)
+            for start in range(0, len(group), largest)
+        ]
+
+    def feed(self, rows: Indices) -> Arrays:
+        """The inputs of one execution.
+
+        A batch smaller than the least that the model takes repeats its last row; padded axes are lengthened to the longest row, or to
+        the least that the model takes.
+        """
+        missing = self._smallest - len(rows)
+        fed = np.append(rows, np.repeat(rows[-1:], missing)) if missing > 0 else rows
+        targets = {}
+        for axis in self._padded:
+            least = self._signature.dims[axis].min if axis in self._signature.dims else 0
+            targets[axis] = max(int(self._sizes[axis][rows].max()), least)
+        return {spec.name: _tensor(self._columns[spec.name], spec, fed, targets) for spec in self._signature.inputs}
+
+    def padded_sizes(self, rows: Indices) -> dict[str, Indices]:
+        """The size that each row has of its own on the axes that are padded."""
+        return {axis: self._sizes[axis][rows] for axis in self._padded}
+
+    def _groups(self) -> Indices:
+        """A number for each row; rows of equal number may share an execution."""
+        keys: list[Indices] = []
+        for spec in self._signature.inputs:
+            column = self._columns[spec.name]
+            if spec.pad is None and column.shape is None:
+                keys.extend(column.shapes.T)
+            if spec.batch_axis is None:
+                keys.append(_contents(column, self.rows))
+        if not keys:
+            return np.zeros(self.rows, np.int64)
+        return np.unique(np.column_stack(keys), axis=0, return_inverse=True)[1].reshape(self.rows)
+
+
+def smallest(signature: Signature) -> int:
+    """The fewest rows that one execution takes."""
+    return signature.dims[BATCH].min if signature.batchable and BATCH in signature.dims else 1
+
+
+def _axis_sizes(columns: Mapping[str, Column], signature: Signature, first_row: int) -> dict[str, Indices]:
+    """The size of every named axis in each row."""
+    sizes: dict[str, Indices] = {}
     for spec in signature.inputs:
         for position, axis in enumerate(row_shape(spec)):
             if isinstance(axis, int):
@@ -40,79 +103,16 @@ def axis_sizes(columns: Columns, signature: Signature, first_row: int) -> Sizes:
     return sizes
 
 
-def batches(columns: Columns, sizes: Sizes, signature: Signature, rows: int) -> list[Indices]:
-    """Cut the rows 0 .. rows - 1 into batches of at most `signature.max_batch`.
-
-    Rows whose padding may differ are ordered by size first, so that little is padded.
-    """
-    if not signature.batchable:
-        return list(np.arange(rows, dtype=np.int64).reshape(rows, 1))
-    groups = _groups(columns, signature, rows)
-    padded = [sizes[axis] for axis in sorted(padded_axes(signature))]
-    order = np.lexsort((*padded, groups))
-    borders = np.flatnonzero(np.diff(groups[order])) + 1
-    largest = signature.max_batch
-    return [
-        group[start : start + largest] for group in np.split(order, borders) for start in range(0, len(group), largest)
-    ]
-
-
-def feed(columns: Columns, sizes: Sizes, rows: Indices, signature: Signature) -> Arrays:
-    """The inputs of one execution.
-
-    A batch smaller than the least that the model takes repeats its last row; padded axes are lengthened to the batch's longest row.
-    """
-    missing = smallest(signature) - len(rows)
-    fed = np.append(rows, np.repeat(rows[-1:], missing)) if missing > 0 else rows
-    targets = padded_sizes(sizes, rows, signature)
-    return {spec.name: _tensor(columns[spec.name], spec, fed, targets) for spec in signature.inputs}
-
-
-def smallest(signature: Signature) -> int:
-    """The fewest rows that one execution takes."""
-    return signature.dims[BATCH].min if signature.batchable and BATCH in signature.dims else 1
-
-
-def padded_sizes(sizes: Sizes, rows: Indices, signature: Signature) -> dict[str, int]:
-    """What the padded axes of a batch are lengthened to."""
-    return {
-        axis: max(int(sizes[axis][rows].max()), signature.dims[axis].min if axis in signature.dims else 0)
-        for axis in padded_axes(signature)
-    }
-
-
-def padded_axes(signature: Signature) -> frozenset[str]:
-    """Named axes along which rows of different size may share a batch."""
-    return frozenset(
-        axis for spec in signature.inputs if spec.pad is not None for axis in row_shape(spec) if isinstance(axis, str)
-    )
-
-
 def _tensor(column: Column, spec: TensorSpec, rows: Indices, targets: Mapping[str, int]) -> Array:
     first = rows[0]
-    shape = [
+    shape = tuple(
         targets[axis] if spec.pad is not None and isinstance(axis, str) else int(column.shapes[first, position])
         for position, axis in enumerate(row_shape(spec))
-    ]
+    )
     if spec.batch_axis is None:
         return column.stack(rows[:1], shape, spec.pad).reshape(shape)
     stacked = column.stack(rows, shape, spec.pad)
-    return np.ascontiguousarray(np.moveaxis(stacked, 0, spec.batch_axis))
-
-
-def _groups(columns: Columns, signature: Signature, rows: int) -> Indices:
-    """A number for each row; rows of equal number may share an execution."""
-    keys: list[Indices] = []
-    for spec in signature.inputs:
-        column = columns[spec.name]
-        if spec.pad is None:
-            keys.extend(column.shapes.T)
-        if spec.batch_axis is None:
-            keys.append(_contents(column, rows))
-    differing = [key for key in keys if bool((key != key[:1]).any())]
-    if not differing:
-        return np.zeros(rows, np.int64)
-    return np.unique(np.column_stack(differing), axis=0, return_inverse=True)[1].reshape(rows)
+    return stacked if spec.batch_axis == 0 else np.ascontiguousarray(np.moveaxis(stacked, 0, spec.batch_axis))
 
 
 def _contents(column: Column, rows: int) -> Indices:

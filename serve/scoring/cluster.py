@@ -2,16 +2,15 @@
 
 import os
 import secrets
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from optimize.errors import ProveserveError
 from optimize.runtime.session import first_line
 from serve.scoring.guard import MARK, guarded
+from serve.scoring.interrupt import Interrupts
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least is 75 MiB; what tasks and results hold is a few bytes
@@ -19,29 +18,25 @@ _SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socke
 
 
 @contextmanager
-def local_ray(cores: int) -> Iterator[None]:
-    """Start Ray with `cores` cores, and end all of it with the context. A SIGTERM meanwhile is taken as Ctrl-C.
+def local_ray(cores: int) -> Iterator[Interrupts]:
+    """Start Ray with `cores` cores, and end all of it with the context; meanwhile Ctrl-C and SIGTERM are for the caller to heed.
 
     It must be entered before anything else imports ray, which reads its environment when it is imported.
 
     Raises:
         ProveserveError: Ray does not start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
-    with guarded(folder) as mark, _environment(mark):
+    folder = Path(tempfile.mkdtemp(prefix="proveserve-score-", dir=_SOCKETS_ROOT))
+    with Interrupts() as interrupts, guarded(folder) as mark, _environment(mark):
         import ray  # noqa: PLC0415 - see above
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             _start(cores, folder)
-            signal.signal(signal.SIGTERM, _interrupt)
-            yield
+            interrupts.listen()  # Ray took SIGTERM for itself
+            yield interrupts
         finally:
-            for number in before:
-                signal.signal(number, signal.SIG_IGN)
+            interrupts.ignore()
             ray.shutdown()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _start(cores: int, folder: Path) -> None:
@@ -62,11 +57,6 @@ def _start(cores: int, folder: Path) -> None:
         raise KeyboardInterrupt from None
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exception, OSError, ValueError and more where it cannot start
         raise ProveserveError(f"Ray does not start on this machine: {first_line(error)}") from None
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -5,7 +5,6 @@ where no axis is left. Types must be the model's own; the one conversion made is
 from Python numbers holds float64.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,31 +35,33 @@ class Column:
     """One input over the rows of a slice.
 
     Row `i` is `values[starts[i] : starts[i + 1]]` in the shape `shapes[i]`; `values` is one-dimensional, `shapes` is [rows, rank].
+    `shape` is the shape of all rows, where they have one.
     """
 
     values: Array
     shapes: Indices
     starts: Indices
+    shape: tuple[int, ...] | None
 
-    def stack(self, rows: Indices, shape: Sequence[int], pad: float | None) -> Array:
+    def stack(self, rows: Indices, shape: tuple[int, ...], pad: float | None) -> Array:
         """The given rows as one array [rows, *shape]; a row smaller than `shape` is filled up with `pad`."""
-        if bool((self.shapes[rows] == np.asarray(shape, np.int64)).all()):
-            return self._alike(rows, tuple(shape))
-        stacked = np.full((len(rows), *shape), pad, self.values.dtype)
-        for position, row in enumerate(rows):
-            own = self.shapes[row]
-            stacked[position][tuple(slice(size) for size in own)] = self.flat(row).reshape(own)
-        return stacked
+        if self.shape != shape and bool((self.shapes[rows] != np.asarray(shape, np.int64)).any()):
+            return self._padded(rows, shape, pad)
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all()):
+            return self.values[self.starts[first] : self.starts[last + 1]].reshape(len(rows), *shape)
+        return np.stack([self.flat(row) for row in rows]).reshape(len(rows), *shape)
 
     def flat(self, row: int) -> Array:
         """The values of one row."""
         return self.values[self.starts[row] : self.starts[row + 1]]
 
-    def _alike(self, rows: Indices, shape: tuple[int, ...]) -> Array:
-        first, last = rows[0], rows[-1]
-        if last - first == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-            return self.values[self.starts[first] : self.starts[last + 1]].reshape(len(rows), *shape)
-        return np.stack([self.flat(row) for row in rows]).reshape(len(rows), *shape)
+    def _padded(self, rows: Indices, shape: tuple[int, ...], pad: float | None) -> Array:
+        stacked = np.full((len(rows), *shape), pad, self.values.dtype)
+        for position, row in enumerate(rows):
+            own = self.shapes[row]
+            stacked[position][tuple(slice(size) for size in own)] = self.flat(row).reshape(own)
+        return stacked
 
 
 def row_shape(spec: TensorSpec) -> tuple[int | str, ...]:
@@ -145,7 +146,8 @@ def decode(array: pa.Array, spec: TensorSpec, first_row: int) -> Column:
     values = _values(array)
     if _is_narrowed(array.type, spec):
         values = _narrowed(values, counts, spec, first_row)
-    return Column(values, shapes, _starts(counts))
+    alike = len(shapes) > 0 and bool((shapes == shapes[0]).all())
+    return Column(values, shapes, _starts(counts), tuple(shapes[0].tolist()) if alike else None)
 
 
 def _lengths(array: pa.Array) -> Indices:

@@ -137,10 +137,10 @@ def _score(work: Work, missing: list[plan.Task], workers: int) -> float:
     """Score tasks over workers; returns the seconds until the first of them was open."""
     began_s = time.monotonic()
     progress.note(f"starting {workers} worker{'s' if workers > 1 else ''}")
-    with local_ray(workers * work.options.threads):
+    with local_ray(workers * work.options.threads) as interrupts:
         from serve.scoring.pool import Pool  # noqa: PLC0415 - it imports ray, which local_ray comes before
 
-        pool = Pool(work, workers)
+        pool = Pool(work, workers, interrupts.heed)
         pool.open()
         start_up_s = time.monotonic() - began_s
         rows = work.source.rows

@@ -1,7 +1,7 @@
 """Tasks over Ray actors, and over another one where an actor died."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -14,7 +14,7 @@ from serve.scoring.worker import Scorer, Work
 MAX_ATTEMPTS = 3
 """Workers that may die over one task, or while they start, before the job gives up."""
 
-_WAIT_S = 1.0
+_WAIT_S = 0.2
 _DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
 
 
@@ -62,11 +62,15 @@ class _Actor:
 
 
 class Pool:
-    """Workers of a running Ray, which score tasks in order, each as soon as it is free."""
+    """Workers of a running Ray, which score tasks in order, each as soon as it is free.
 
-    def __init__(self, work: Work, workers: int) -> None:
+    `heed` is called while the pool waits, and ends the job by raising.
+    """
+
+    def __init__(self, work: Work, workers: int, heed: Callable[[], None]) -> None:
         self._actor = ray.remote(num_cpus=work.options.threads, max_restarts=0)(_Actor)
         self._work = work
+        self._heed = heed
         self._running: dict[Any, tuple[Any, Task | None]] = {}
         self._idle: deque[Any] = deque()
         self._waiting: deque[Task] = deque()
@@ -109,6 +113,7 @@ class Pool:
         """Wait for what happens next, and give the task that it completed, if it did."""
         ready: list[Any] = []
         while not ready:
+            self._heed()
             ready, _ = ray.wait(list(self._running), timeout=_WAIT_S)
         actor, task = self._running.pop(ready[0])
         try:

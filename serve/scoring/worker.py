@@ -10,7 +10,7 @@ from optimize.manifest import Golden, SessionOptions, Signature
 from optimize.runtime.golden import replay
 from optimize.runtime.session import Arrays, OnnxSession, check_inputs, first_line
 from serve.scoring.answers import Answers
-from serve.scoring.batches import Columns, Sizes, axis_sizes, batches, feed, padded_axes
+from serve.scoring.batches import Slice
 from serve.scoring.columns import Indices, decode
 from serve.scoring.folder import write_part
 from serve.scoring.plan import Task
@@ -56,6 +56,13 @@ class Scorer:
             UserError: The rows do not fit the model.
             ProveserveError: The model fails on a row, or the part cannot be written.
         """
+        rows = self._read(task)
+        answers = Answers(self._work.signature, task.rows)
+        for batch in rows.batches():
+            answers.add(batch, self._answer(rows, batch, task), rows.padded_sizes(batch))
+        write_part(self._work.folder, task, answers.table(task.first_row))
+
+    def _read(self, task: Task) -> Slice:
         signature = self._work.signature
         table = self._reader.read(task)
         try:
@@ -63,37 +70,31 @@ class Scorer:
                 spec.name: decode(table.column(spec.name).combine_chunks(), spec, task.first_row)
                 for spec in signature.inputs
             }
-            sizes = axis_sizes(columns, signature, task.first_row)
+            return Slice(columns, signature, task.first_row)
         except InputError as error:
             raise InputError(f"{self._work.source.path}: {error}") from None
-        answers = Answers(signature, task.rows)
-        for rows in batches(columns, sizes, signature, task.rows):
-            outputs = self._answer(columns, sizes, rows, task)
-            answers.add(rows, outputs, {axis: sizes[axis][rows] for axis in padded_axes(signature)})
-        write_part(self._work.folder, task, answers.table(task.first_row))
 
-    def _answer(self, columns: Columns, sizes: Sizes, rows: Indices, task: Task) -> Arrays:
-        inputs = feed(columns, sizes, rows, self._work.signature)
-        # Rows of a batch are alike in shape, or ordered by it: where one does not fit, the last does not.
-        where = f"{self._work.source.path}: row {task.first_row + rows[-1]} (row group {task.row_group})"
+    def _answer(self, rows: Slice, batch: Indices, task: Task) -> Arrays:
+        inputs = rows.feed(batch)
         try:
             check_inputs(self._work.signature, inputs)
         except InputError as error:
-            raise InputError(f"{where}: {error}; mend or drop the row") from None
+            # Rows of a batch are alike in shape, or ordered by it: where one does not fit, the last does not.
+            raise InputError(
+                f"{self._work.source.path}: row {task.first_row + batch[-1]} (row group {task.row_group}): {error};"
+                " mend or drop the row"
+            ) from None
         try:
             return self._session.run(inputs)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a failed run
-            raise self._failure(columns, sizes, rows, task, error) from None
+            raise self._failure(rows, batch, task, error) from None
 
-    def _failure(self, columns: Columns, sizes: Sizes, rows: Indices, task: Task, error: Exception) -> ProveserveError:
+    def _failure(self, rows: Slice, batch: Indices, task: Task, error: Exception) -> ProveserveError:
         """Name the first row of a batch that the model fails on alone, or the batch where it fails only as a whole."""
-        found = (
-            f"rows {task.first_row + rows.min()} to {task.first_row + rows.max()}, {len(rows)} of which share a batch"
-        )
-        for row in rows.tolist():
-            alone = feed(columns, sizes, rows[rows == row], self._work.signature)
+        found = f"one of rows {task.first_row + batch.min()} to {task.first_row + batch.max()}"
+        for position, row in enumerate(batch):
             try:
-                self._session.run(alone)
+                self._session.run(rows.feed(batch[position : position + 1]))
             except Exception as cause:  # noqa: BLE001 - as above
                 found, error = f"row {task.first_row + row}", cause
                 break

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optimize.budgets import Dim
 from optimize.errors import InputError
 from optimize.manifest import Signature, TensorSpec
-from serve.scoring.batches import axis_sizes, batches, feed
+from serve.scoring.batches import Slice
 from serve.scoring.columns import Column, decode
 
 Y = TensorSpec("y", "float32", ("batch",))
@@ -21,11 +21,9 @@ def signature(*inputs: TensorSpec, batch: Dim | None = None, **dims: Dim) -> Sig
 
 def planned(model: Signature, **values: list[Any]) -> tuple[list[list[int]], list[dict[str, np.ndarray]]]:
     """The batches of some rows, and what each is fed."""
-    columns = columns_of(model, **values)
-    rows = len(next(iter(values.values())))
-    sizes = axis_sizes(columns, model, 0)
-    found = batches(columns, sizes, model, rows)
-    return [batch.tolist() for batch in found], [feed(columns, sizes, batch, model) for batch in found]
+    rows = Slice(columns_of(model, **values), model, 0)
+    found = rows.batches()
+    return [batch.tolist() for batch in found], [rows.feed(batch) for batch in found]
 
 
 def columns_of(model: Signature, **values: list[Any]) -> dict[str, Column]:
@@ -119,4 +117,4 @@ def test_inputs_that_disagree_on_an_axis_are_refused_with_the_row() -> None:
     )
     columns = columns_of(model, ids=[[1], [1, 2]], mask=[[1], [1]])
     with pytest.raises(InputError, match=r"row 101: `sequence` is 1 in column 'mask', but 2 in another input's"):
-        axis_sizes(columns, model, 100)
+        Slice(columns, model, 100)
