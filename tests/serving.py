@@ -95,22 +95,31 @@ class Served:
 
 @contextlib.contextmanager
 def served(registry: Path, *arguments: str) -> Iterator[Served]:
-    """`optimize serve` on a free port, until the block ends; in a process group of its own, as a terminal would start it."""
+    """`optimize serve` on a free port, until the block ends."""
+    models = arguments.count("--model") or len(Registry(registry).models())
+    with started(
+        [*COMMAND, "serve", "--registry", str(registry), "--port", "0", *arguments], registry, models
+    ) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def started(command: list[str], folder: Path, models: int) -> Iterator[Served]:
+    """A serve command that has said READY for so many models; in a process group of its own, as a terminal would start it."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--registry", str(registry), "--port", "0", *arguments],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
-        cwd=registry,
+        cwd=folder,
     )
     output: list[str] = []
-    started = threading.Event()
-    models = arguments.count("--model") or len(Registry(registry).models())
-    reader = threading.Thread(target=_read, args=(process, output, models, started))
+    ready_or_ended = threading.Event()
+    reader = threading.Thread(target=_read, args=(process, output, models, ready_or_ended))
     reader.start()
     try:
-        assert started.wait(START_TIMEOUT_S), f"not ready in {START_TIMEOUT_S} s:\n" + "".join(output)
+        assert ready_or_ended.wait(START_TIMEOUT_S), f"not ready in {START_TIMEOUT_S} s:\n" + "".join(output)
         ready = [line for line in output if line.startswith("READY ")]
         assert ready, f"ended with {process.wait()}:\n" + "".join(output)
         address = ready[0].split("address=")[1].split()[0]
