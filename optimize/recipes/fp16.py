@@ -35,6 +35,8 @@ _KEPT = frozenset(
     }
 )  # fmt: skip
 
+_INDIFFERENT = frozenset({"Shape", "Size"})  # they look at no value
+
 
 def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDArray[Any]]] = ()) -> Built:
     """Convert the model at `source` into `folder`.
@@ -168,6 +170,8 @@ class _Writer:
         for position, name in enumerate(node.input):
             if position in where.inputs:
                 yield from self._halve(name)
+                node.input[position] = self._half[name]
+            elif name in self._half and node.op_type in _INDIFFERENT and node.domain in graphs.DEFAULT_DOMAINS:
                 node.input[position] = self._half[name]
             elif self._half.get(name) == name:
                 yield from self._widen(name)

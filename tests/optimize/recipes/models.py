@@ -46,6 +46,9 @@ def save(
 def run(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
+    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in onnx.load(path).graph.initializer):
+        # At the next level onnxruntime crashes on Transpose -> MatMul in FP16 (microsoft/onnxruntime#28392).
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
