@@ -1,14 +1,20 @@
 """Which precision x runtime cells apply to a model on this machine, why the others don't, and how one is built."""
 
+import importlib.util
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from msgspec import Struct
 
 from optimize.budgets import ModelBudgets, Precision, Target
 from optimize.errors import CandidateError
+from optimize.manifest import SessionOptions, Signature
 from optimize.recipes.built import Built
+from optimize.runtime.session import OnnxSession
 from optimize.source import samples as sampling
 from optimize.source.samples import Arrays
 
@@ -21,6 +27,8 @@ _RUNTIMES: dict[Target, str] = {
     "tensorrt-rtx": "tensorrt-rtx",
 }
 _CALIBRATION_ROWS = 512
+_CALIBRATIONS: tuple[Literal["minmax", "entropy", "percentile"], ...] = ("minmax", "entropy", "percentile")
+_COMPARED_BATCHES = 8
 
 
 class Cell(Struct, frozen=True):
@@ -34,6 +42,11 @@ class Cell(Struct, frozen=True):
     def runtime(self) -> str:
         """The runtime's name in candidates' names and in reports."""
         return _RUNTIMES[self.target]
+
+    @property
+    def engine(self) -> bool:
+        """Whether it is built for TensorRT, which runs on the GPU that it was built for alone."""
+        return self.target in ("tensorrt", "tensorrt-rtx")
 
     @property
     def name(self) -> str:
@@ -60,7 +73,9 @@ def grid(budgets: ModelBudgets, rows: dict[str, int], providers: tuple[str, ...]
             if budgets.precisions is not None and precision not in budgets.precisions:
                 continue
             reason = (
-                _unsupported(precision, target) or _unwanted(budgets, precision, target) or _missing(target, providers)
+                _unsupported(precision, target)
+                or _unwanted(budgets, precision, target)
+                or _missing(target, providers, budgets.compute_capabilities)
             )
             if precision == "int8-static" and not reason and not rows.get("calibration"):
                 reason = "int8-static needs calibration samples; declare `data`"
@@ -84,19 +99,30 @@ def _unwanted(budgets: ModelBudgets, precision: Precision, target: Target) -> st
     return ""
 
 
-def _missing(target: Target, providers: tuple[str, ...]) -> str:
+def _missing(target: Target, providers: tuple[str, ...], capabilities: tuple[str, ...]) -> str:
     if target == "cuda" and "CUDAExecutionProvider" not in providers:
         return "no GPU: this machine's onnxruntime offers no CUDAExecutionProvider"
+    if target == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
+        return "tensorrt is not installed; it comes from NVIDIA, for machines with a GPU"
+    if target == "tensorrt-rtx" and importlib.util.find_spec("tensorrt_rtx") is None:
+        return "tensorrt-rtx is not installed; install proveserve[rtx]"
+    if target == "tensorrt-rtx" and not capabilities:
+        return 'no GPU to build for; declare compute_capabilities, such as ["89"]'
     return ""
 
 
-def build(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Build:
+def build(
+    cell: Cell, baseline: Path, calibration: Path, signature: Signature, capabilities: tuple[str, ...], folder: Path
+) -> Build:
     """Make a cell's files in `folder` from the baseline graph.
 
     Raises:
         CandidateError: The recipe does not apply to this graph; the message is the cause.
     """
-    built = _apply(cell, baseline, calibration, folder)
+    if cell.engine:
+        built = _engine(cell, baseline, calibration, signature, capabilities, folder)
+    else:
+        built = _graph(cell, baseline, calibration, folder)
     if cell.precision != "fp32" and built.changed == 0:
         raise CandidateError(
             "nothing was quantised" if cell.precision.startswith("int8") else "nothing was converted to fp16"
@@ -104,10 +130,23 @@ def build(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Build:
     return Build(tuple(path.name for path in built.files), built.changed, built.notes)
 
 
-def _apply(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Built:
+def _engine(
+    cell: Cell, baseline: Path, calibration: Path, signature: Signature, capabilities: tuple[str, ...], folder: Path
+) -> Built:
+    """A TensorRT engine from the graph that states the cell's precision."""
+    from optimize.recipes import tensorrt  # noqa: PLC0415 - as below
+
+    with tempfile.TemporaryDirectory() as name:
+        typed = _graph(cell, baseline, calibration, Path(name))
+        library: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt" if cell.target == "tensorrt" else "tensorrt-rtx"
+        built = tensorrt.build(typed.files[0], folder, signature, library=library, compute_capabilities=capabilities)
+    targets = f"for compute capabilities {', '.join(capabilities)}" if capabilities else "for the GPU of this machine"
+    return Built(built.files, built.changed, (*typed.notes, targets))
+
+
+def _graph(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Built:
+    """An ONNX graph that states the cell's precision."""
     # Recipes load onnx, so each is imported where it is used: in the child process that builds one candidate.
-    if cell.target in ("tensorrt", "tensorrt-rtx"):
-        raise CandidateError(f"{cell.runtime} engines cannot be built by this release")
     if cell.precision == "fp16":
         from optimize.recipes import fp16  # noqa: PLC0415
 
@@ -117,15 +156,47 @@ def _apply(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Built
 
         return int8_dynamic.build(baseline, folder)
     if cell.precision == "int8-static":
-        from optimize.recipes import int8_static  # noqa: PLC0415
-
-        symmetric = cell.target != "cpu"
-        return int8_static.build(baseline, folder, _calibration(calibration), symmetric=symmetric)
+        return _closest_static(cell, baseline, list(_calibration(calibration)), folder)
     from optimize.recipes import graph  # noqa: PLC0415
 
     target = folder / "model.onnx"
     notes = graph.prepare(baseline, target)
     return Built((target, *sorted(path for path in folder.iterdir() if path != target)), 0, notes)
+
+
+def _closest_static(cell: Cell, baseline: Path, samples: list[Arrays], folder: Path) -> Built:
+    """The graph of the calibration method whose answers to the calibration samples are closest to the baseline's.
+
+    No single method is best: minmax keeps outliers, entropy and percentile trade them for resolution.
+    """
+    from optimize.recipes import int8_static  # noqa: PLC0415
+
+    if cell.engine or cell.target == "cuda":
+        return int8_static.build(baseline, folder, samples, symmetric=True)
+    trials: list[tuple[float, str, Built]] = []
+    for method in _CALIBRATIONS:
+        place = folder / method
+        place.mkdir()
+        built = int8_static.build(baseline, place, samples, method=method)
+        trials.append((_distance(baseline, built.files[0], samples[:_COMPARED_BATCHES]), method, built))
+    distance, closest, built = min(trials, key=lambda trial: trial[0])
+    files = tuple(path.rename(folder / path.name) for path in built.files)
+    for other in _CALIBRATIONS:
+        shutil.rmtree(folder / other)
+    note = f"{closest} calibration came closest: its answers to the calibration samples are off by {distance:.2%} of their size"
+    return Built(files, built.changed, (*built.notes, note))
+
+
+def _distance(baseline: Path, candidate: Path, samples: list[Arrays]) -> float:
+    """Root mean square of the answers' difference over that of the baseline's answers."""
+    error = size = 0.0
+    with OnnxSession(baseline, SessionOptions()) as source, OnnxSession(candidate, SessionOptions()) as other:
+        for inputs in samples:
+            expected, got = source.run(inputs), other.run(inputs)
+            for name in (name for name, value in expected.items() if value.dtype.kind == "f"):
+                error += float(np.square(expected[name].astype(np.float64) - got[name]).sum())
+                size += float(np.square(expected[name].astype(np.float64)).sum())
+    return (error / size) ** 0.5 if size else 0.0
 
 
 def _calibration(path: Path) -> Iterator[Arrays]:

@@ -28,6 +28,9 @@ from optimize.trials import Entrant, Ground
 from optimize.validate.accuracy import SEED
 
 _CACHE = ".cache"
+_ENGINE = (
+    "built, not measured: an engine runs on the GPU that it was built for alone, so here it can neither pass nor win"
+)
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -99,7 +102,7 @@ def _result(bench: Bench, registry: Registry, options: Options, published: Manif
     tried: tuple[Trial, ...] = ()
     try:
         tried, winner = _proven(bench, registry, options, published)
-        code = selection.exit_of(tried)
+        code = selection.exit_of(tried, build_only=options.build_only)
         reason = f"{winner.candidate} wins" if winner else selection.reason_of(bench.budgets, tried)
     except ProveserveError as error:
         code, reason = error.exit_code, str(error)
@@ -144,7 +147,7 @@ def _proven(
         champion, entrants = _elected(ground, entrants)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
     tried = [_trial(bench, entrant) for entrant in entrants]
-    crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None)
+    crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None, bench.outdone)
     if champion is None:
         return crowned, None
     return crowned, _winner(registry, champion, published or _published(ground, registry, champion, crowned))
@@ -235,7 +238,11 @@ def _entered(ground: Ground, session: SessionOptions) -> tuple[list[Entrant], li
             absent.append(Trial(cell.name, cell.precision, cell.runtime, "n/a", cell.reason))
             continue
         try:
-            entrants.append(trials.enter(ground, cell, session))
+            entrant = trials.enter(ground, cell, msgspec.structs.replace(session, target=cell.target))
+            if cell.engine:
+                absent.append(entrant.trial("built", _ENGINE))
+            else:
+                entrants.append(entrant)
         except CandidateError as error:
             absent.append(Trial(cell.name, cell.precision, cell.runtime, "failed", str(error)))
             ground.bench.progress.note(ground.bench.name, f"{cell.name} failed: {error}")
@@ -286,22 +293,27 @@ def _champion(ground: Ground, entrants: Sequence[Entrant]) -> Entrant | None:
     ordered = selection.in_order_of_simplicity(tried)
     champion = ordered[0] if ordered else None
     for challenger in ordered[1:]:
-        if champion is not None and _beats(ground, by_name, challenger, champion):
-            champion = challenger
+        if champion is None:
+            break
+        beaten, how = _beats(ground, by_name, challenger, champion)
+        ground.bench.outdone[(champion if beaten else challenger).name] = how
+        champion = challenger if beaten else champion
     return by_name[champion.name] if champion else None
 
 
-def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, champion: Trial) -> bool:
+def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, champion: Trial) -> tuple[bool, str]:
+    """Whether a challenger is better for the objective by more than a tie, and the figures that say so."""
     budgets = ground.bench.budgets
     if not selection.decided_by_timing(budgets):
-        return selection.improves(budgets, challenger, champion)
+        return selection.improves(budgets, challenger, champion), selection.compared(budgets, challenger, champion)
     batch = budgets.latency.batch if budgets.objective == "latency" else None
     a, b = entrants[challenger.name], entrants[champion.name]
     found = trials.duel(ground, f"{a.name} against {b.name}", a, b, batch)
     a_ms, b_ms = _ms_per_row(found.a_ms, found.a_rows), _ms_per_row(found.b_ms, found.b_rows)
     compared = comparison.faster(a_ms, b_ms, seed=SEED)
-    ground.bench.progress.note(ground.bench.name, f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}")
-    return compared.outcome == "faster"
+    how = f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}"
+    ground.bench.progress.note(ground.bench.name, how)
+    return compared.outcome == "faster", how
 
 
 def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.float64]]:

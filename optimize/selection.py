@@ -3,7 +3,8 @@
 Qualify by every budget first; only then does the objective choose.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -79,25 +80,39 @@ def improves(budgets: ModelBudgets, challenger: Trial, champion: Trial) -> bool:
     return ours is not None and theirs is not None and ours.value * (1 + MIN_GAIN) < theirs.value
 
 
-def crowned(trials: Iterable[Trial], winner: str | None) -> tuple[Trial, ...]:
-    """The trials with the winner marked."""
-    return tuple(
-        _with(trial, "winner", "keeps every budget and is best for the objective") if trial.name == winner else trial
-        for trial in trials
-    )
+def compared(budgets: ModelBudgets, challenger: Trial, champion: Trial) -> str:
+    """The two figures that :func:`improves` compares, in words."""
+    key = _MEASURED[budgets.objective]
+    figures = [found.value for trial in (challenger, champion) if (found := trial.measured(key))]
+    shown = " and ".join(f"{figure:.4g}" for figure in figures) or "not measured"
+    return f"{challenger.name} against {champion.name}: {key} of {shown}; a difference must clear {MIN_GAIN:.0%}"
 
 
-def exit_of(trials: Iterable[Trial]) -> Exit:
-    """One model's exit code: a winner, else an inconclusive candidate that might yet win, else none within budget.
+def crowned(
+    trials: Iterable[Trial], winner: str | None, outdone: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Trial, ...]:
+    """The trials with the winner marked; `outdone` says how others that might have won lost the comparison."""
+    return tuple(_placed(trial, winner, outdone.get(trial.name)) for trial in trials)
 
-    Where no candidate was measured at all, since each of them failed, that is over budget as well: none qualifies. A run that only
-    builds is judged by whether it built something.
+
+def _placed(trial: Trial, winner: str | None, how: str | None) -> Trial:
+    if trial.name == winner:
+        return _with(trial, "winner", "keeps every budget and is best for the objective")
+    if winner is not None and how is not None and trial.status in ("qualified", "inconclusive"):
+        return _with(trial, trial.status, f"{trial.reason}; does not win: {how}")
+    return trial
+
+
+def exit_of(trials: Iterable[Trial], *, build_only: bool = False) -> Exit:
+    """One model's exit code: a winner, else a candidate that might yet win, else none within budget.
+
+    Undecided are the inconclusive ones, those of a quick run that came through its screens, and engines that were built but not
+    measured. Where every candidate failed, none is within budget. A run that only builds is judged by whether it built something.
     """
     statuses = {trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST}
-    if "winner" in statuses or "built" in statuses:
+    if "winner" in statuses or (build_only and "built" in statuses):
         return Exit.OK
-    # A quick run leaves those that qualify by its screens undecided.
-    return Exit.INCONCLUSIVE if statuses & {"inconclusive", "qualified"} else Exit.OVER_BUDGET
+    return Exit.INCONCLUSIVE if statuses & {"inconclusive", "qualified", "built"} else Exit.OVER_BUDGET
 
 
 def worst(exits: Iterable[int]) -> Exit:

@@ -11,6 +11,7 @@ Each stage reads an entrant and returns a new one.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -167,8 +168,10 @@ def enter(ground: Ground, cell: Cell, options: SessionOptions) -> Entrant:
         CandidateError: It cannot be built; the message is the cause.
     """
     bench, calibration = ground.bench, ground.split("calibration")
-    depends = (ground.baseline_digest, ground.reading.data_digest, cell, ground.signature)
-    folder = bench.build(f"{cell.name}: build", depends, candidates.build, cell, ground.baseline, calibration)
+    capabilities = bench.budgets.compute_capabilities if cell.engine else ()
+    depends = (ground.baseline_digest, ground.reading.data_digest, cell, ground.signature, capabilities)
+    arguments = (cell, ground.baseline, calibration, ground.signature, capabilities)
+    folder = bench.build(f"{cell.name}: build", depends, candidates.build, *arguments)
     record = stored(folder, Build)
     files = tuple(Blob(name, digest_of(folder / name), (folder / name).stat().st_size) for name in record.files)
     changed = (f"{record.changed} nodes changed precision",) if record.changed else ()
@@ -178,10 +181,16 @@ def enter(ground: Ground, cell: Cell, options: SessionOptions) -> Entrant:
         runtime=cell.runtime,
         subject=bench.subject(options, folder / record.files[0]),
         digest=files[0].digest,
-        artifact=Artifact("onnx", files, options),
+        artifact=Artifact(_format(cell), files, options),
         folder=folder,
         notes=changed + record.notes,
     )
+
+
+def _format(cell: Cell) -> Literal["onnx", "tensorrt", "tensorrt-rtx"]:
+    if cell.target == "tensorrt":
+        return "tensorrt"
+    return "tensorrt-rtx" if cell.target == "tensorrt-rtx" else "onnx"
 
 
 def screened(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
@@ -268,7 +277,15 @@ def _judged_on(ground: Ground, entrant: Entrant, baseline: Entrant, split: str) 
     found = bench.measured(
         f"{entrant.name}: accuracy on {split}",
         Accuracy,
-        (baseline.depends, entrant.depends, ground.reading.data_digest, split, ground.signature, budget),
+        (
+            baseline.depends,
+            entrant.depends,
+            ground.reading.data_digest,
+            ground.reading.metric_digest,
+            split,
+            ground.signature,
+            budget,
+        ),
         accuracy.judge,
         budget,
         bench.base,
