@@ -59,7 +59,7 @@ class Success(msgspec.Struct, Generic[T], frozen=True, tag="success"):
 
 @dataclass(frozen=True)
 class Bench:
-    """One model's place of work."""
+    """One model's place of work; `outdone` says of each qualified candidate that lost a comparison how it lost."""
 
     name: str
     budgets: ModelBudgets
@@ -70,6 +70,7 @@ class Bench:
     tools: dict[str, str]
     progress: Progress = field(default_factory=Silent)
     stages: list[StageTime] = field(default_factory=list)
+    outdone: dict[str, str] = field(default_factory=dict)
 
     def subject(self, options: SessionOptions, path: Path | None = None) -> Subject:
         """An artefact's file, or the source model."""

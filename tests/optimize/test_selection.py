@@ -175,3 +175,22 @@ def test_reason_of_a_quick_run_names_the_way_on() -> None:
     assert selection.reason_of(BUDGETS, trials) == (
         "1 qualified, 1 failed, by the screens alone: export without --quick to choose the winner"
     )
+
+
+def test_who_lost_the_comparison_says_how() -> None:
+    tried = [
+        trial("fp32", status="qualified"),
+        trial("int8-static", status="qualified"),
+        trial("fp16", status="failed"),
+    ]
+    lost = {"fp32@onnxruntime-cpu": "1.22 times as slow", "fp16@onnxruntime-cpu": "never asked"}
+    crowned = selection.crowned(tried, "int8-static@onnxruntime-cpu", lost)
+    assert [candidate.status for candidate in crowned] == ["qualified", "winner", "failed"]
+    assert "does not win: 1.22 times as slow" in crowned[0].reason
+    assert crowned[2] == tried[2]
+
+
+def test_measured_objective_is_compared_by_both_figures() -> None:
+    small, large = trial("int8-static", size__mb=0.17), trial("fp32", size__mb=0.62)
+    how = selection.compared(ModelBudgets(source="m.onnx", objective="size"), small, large)
+    assert how.startswith("int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: size.mb of 0.17 and 0.62")
