@@ -9,7 +9,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 
@@ -73,9 +73,13 @@ def export(
         float, typer.Option(help="Seconds that one step of one candidate may take.")
     ] = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
+    report_to: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write report.html, report.md and report.json here.", file_okay=False),
+    ] = None,
 ) -> Exit:
     """Build cheaper variants, measure each against its budgets, and publish the winner."""
-    from optimize import pipeline, report, selection  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
+    from optimize import pipeline, report, reporting, selection  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
     from optimize.progress import shown  # noqa: PLC0415
 
     if quick and build_only:
@@ -84,6 +88,8 @@ def export(
     results = pipeline.export(budget, options, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
+    for path in reporting.write(reporting.Findings(tuple(results)), report_to) if report_to else ():
+        typer.echo(f"wrote {path}", err=True)
     if as_json:
         typer.echo(report.as_json(results))
     return selection.worst(result.exit for result in results)
@@ -107,6 +113,28 @@ def validate(
     if as_json:
         typer.echo(report.as_json(results))
     return selection.worst(result.exit for result in results)
+
+
+@app.command()
+@_reported
+def report(
+    budget: BudgetFile = Path("budgets.toml"),
+    model: Annotated[list[str] | None, typer.Option(help="Report only this model; repeatable.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder to write to.", file_okay=False)] = Path("report"),
+    only: Annotated[Literal["html", "md", "json", "all"], typer.Option("--format", help="What to write.")] = "all",
+) -> Exit:
+    """Write what the last export found as one HTML page, as Markdown and as JSON; measures nothing."""
+    from optimize import reporting  # noqa: PLC0415
+
+    findings = reporting.collect(budget, tuple(model or ()))
+    for name in findings.absent:
+        typer.echo(
+            f"{name}: never exported, so not in the report; run: optimize export --budget {budget} --model {name}",
+            err=True,
+        )
+    for path in reporting.write(findings, output, reporting.FORMATS if only == "all" else (only,)):
+        typer.echo(f"wrote {path}")
+    return Exit.OK
 
 
 @app.command()

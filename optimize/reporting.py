@@ -1,0 +1,107 @@
+"""Reports as files: read what exports left in the registry, and write it for people and for machines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from msgspec import Struct
+
+from optimize import budgets as budgeting
+from optimize import report
+from optimize.errors import Exit, UserError
+from optimize.manifest import Manifest, Result, Winner
+from optimize.registry import Registry, location
+
+Format = Literal["html", "md", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+class Findings(Struct, frozen=True):
+    """What is to be reported: the results that are there, who of them was judged by other budgets, and who was never exported."""
+
+    results: tuple[Result, ...]
+    stale: frozenset[str] = frozenset()
+    absent: tuple[str, ...] = ()
+
+
+def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
+    """The last result of every model of a budgets file, or of those that are named; what is published where there is none.
+
+    Raises:
+        UserError: The budgets file cannot be used, a named model is not in it, or nothing was exported yet.
+        ArtifactError: A result or a manifest is damaged.
+    """
+    budgets = budgeting.load(budgets_path)
+    unknown = [name for name in models if name not in budgets.models]
+    if unknown:
+        raise UserError(f"model {', '.join(unknown)} is not in {budgets_path}; it declares {', '.join(budgets.models)}")
+    names = tuple(dict.fromkeys(models or budgets.models))
+    registry = Registry(location(budgets_path, budgets))
+    results = tuple(found for name in names if (found := _result(registry, name)))
+    told = {result.name for result in results}
+    absent = tuple(name for name in names if name not in told)
+    if absent and (models or not results):
+        raise UserError(f"{', '.join(absent)}: never exported to {registry.root}; run `optimize export` first")
+    stale = frozenset(result.name for result in results if result.budgets != budgets.models[result.name])
+    return Findings(results, stale, absent)
+
+
+def write(findings: Findings, folder: Path, formats: Sequence[Format] = FORMATS) -> list[Path]:
+    """Write report.html, report.md and report.json, or those that are asked for; a file appears whole or not at all.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    written = []
+    for kind in formats:
+        target = folder / f"report.{kind}"
+        text = _text(findings, kind)
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+        except OSError as error:
+            raise UserError(
+                f"{target}: cannot be written: {error.strerror}; name a folder of yours with --output"
+            ) from None
+        finally:
+            if temporary.exists():
+                temporary.unlink()
+        written.append(target)
+    return written
+
+
+def _text(findings: Findings, kind: Format) -> str:
+    if kind == "json":
+        return report.as_json(findings.results) + "\n"
+    if kind == "md":
+        return report.as_markdown(findings.results, stale=findings.stale, absent=findings.absent)
+    from optimize.report.page import as_html  # noqa: PLC0415 - the plotting library, which the other formats do without
+
+    return as_html(findings.results, stale=findings.stale, absent=findings.absent)
+
+
+def _result(registry: Registry, name: str) -> Result | None:
+    """The last export's result, else what the manifest of the current version tells."""
+    found = registry.result(name)
+    if found is not None or registry.current(name) is None:
+        return found
+    manifest = registry.load(name)
+    return _of(manifest, str(registry.manifest_path(name, manifest.version)))
+
+
+def _of(manifest: Manifest, path: str) -> Result:
+    precision, _, runtime = manifest.candidate.partition("@")
+    return Result(
+        name=manifest.model,
+        exit=int(Exit.OK),
+        winner=Winner(manifest.candidate, precision, runtime, manifest.version, path),
+        candidates=manifest.trials,
+        budgets=manifest.budgets,
+        release=True,
+        reason=f"{manifest.candidate} wins",
+        machine=manifest.machine,
+        tools=manifest.tools,
+        created=manifest.created,
+    )
