@@ -31,8 +31,8 @@ class Slice:
         self._padded = [axis for axis in self._sizes if axis in padded]
         self._smallest = smallest(signature)
 
-    def batches(self) -> list[Indices]:
-        """Cut the rows into batches of at most `signature.max_batch`, as positions in the slice.
+    def batches(self, largest: int) -> list[Indices]:
+        """Cut the rows into batches of at most `largest`, as positions in the slice.
 
         Rows whose padding may differ are ordered by size first, so that little is padded.
         """
@@ -41,7 +41,6 @@ class Slice:
         groups = self._groups()
         order = np.lexsort((*(self._sizes[axis] for axis in self._padded), groups))
         borders = np.flatnonzero(np.diff(groups[order])) + 1
-        largest = self._signature.max_batch
         return [
             group[start : start + largest]
             for group in np.split(order, borders)

@@ -1,11 +1,12 @@
 """Parquet columns -> the tensors of a slice of rows.
 
 A column holds one row's tensor: the input's declared shape without its batch axis, as lists nested once per axis, or a plain value
-where no axis is left. Types must be the model's own; the one conversion made is float64 to float32, since Parquet that was written
-from Python numbers holds float64.
+where no axis is left. A tensor of fixed shape may also come as one flat list. Types must be the model's own; the one conversion made
+is float64 to float32, since Parquet that was written from Python numbers holds float64.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ def _type_problem(kind: pa.DataType, spec: TensorSpec) -> str | None:
     if wanted is None:
         return f"the model wants {spec.dtype}, which no Parquet column holds"
     described = f"wanted {wanted}" + (f"{list(shape)} in each row, as lists nested {len(shape)} deep" if shape else "")
-    for axis in shape:
+    flat_shape = _flat_shape(kind, spec)
+    for axis in shape if flat_shape is None else (prod(flat_shape),):
         if not _is_list(kind):
             return described
         if pa.types.is_fixed_size_list(kind) and isinstance(axis, int) and kind.list_size != axis:
@@ -130,7 +132,8 @@ def decode(array: pa.Array, spec: TensorSpec, first_row: int) -> Column:
     Raises:
         InputError: A row holds a null, lists that form no rectangle, or a number beyond float32.
     """
-    rank = len(row_shape(spec))
+    flat_shape = _flat_shape(array.type, spec)
+    rank = len(row_shape(spec)) if flat_shape is None else 1
     shapes = np.empty((len(array), rank), np.int64)
     counts = np.ones(len(array), np.int64)  # elements of each row, at the level that is reached
     _refuse(_null_rows(array, counts), spec, first_row, "holds a null")
@@ -143,11 +146,23 @@ def decode(array: pa.Array, spec: TensorSpec, first_row: int) -> Column:
         counts = counts * shapes[:, axis]
         array = array.flatten()
         _refuse(_null_rows(array, counts), spec, first_row, "holds a null")
+    if flat_shape is not None:
+        other = np.flatnonzero(counts != prod(flat_shape))
+        _refuse(other, spec, first_row, f"holds another number of values than {list(flat_shape)} takes")
+        shapes = np.tile(np.asarray(flat_shape, np.int64), (len(counts), 1))
     values = _values(array)
     if _is_narrowed(array.type, spec):
         values = _narrowed(values, counts, spec, first_row)
     alike = len(shapes) > 0 and bool((shapes == shapes[0]).all())
     return Column(values, shapes, _starts(counts), tuple(shapes[0].tolist()) if alike else None)
+
+
+def _flat_shape(kind: pa.DataType, spec: TensorSpec) -> tuple[int, ...] | None:
+    """The fixed shape of a tensor that comes as one flat list, in row-major order; None where it comes nested."""
+    shape = row_shape(spec)
+    fixed = tuple(axis for axis in shape if isinstance(axis, int))
+    is_flat = _is_list(kind) and not _is_list(kind.value_type)
+    return fixed if is_flat and len(shape) > 1 and len(fixed) == len(shape) else None
 
 
 def _lengths(array: pa.Array) -> Indices:

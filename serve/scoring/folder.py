@@ -54,8 +54,9 @@ class Summary(Struct, frozen=True, forbid_unknown_fields=True):
     rows_scored: int
     """Rows that this run scored; the rest were there."""
     seconds: float
-    """The whole run, with the start of its workers."""
-    start_up_s: float
+    """The whole run, with the start and the end of its workers."""
+    scoring_s: float
+    """From the first open worker to the last part."""
     rows_per_s: float
     """`rows_scored` over `seconds`."""
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 from optimize.errors import ArtifactError, UserError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from optimize.runtime.curve import Curve
 from serve.scoring import plan, progress
 from serve.scoring.answers import output_schema
 from serve.scoring.cluster import local_ray
@@ -45,17 +44,18 @@ def run(request: Request) -> Summary:
     began_s = time.monotonic()
     begun = recorded(request.output) if request.resume else None
     manifest = _manifest(request, begun)
-    workers = worker_count(request.workers, manifest.artifact.options.threads, len(os.sched_getaffinity(0)))
+    layout = plan.layout(manifest)
+    workers = worker_count(request.workers, layout.options.threads, len(os.sched_getaffinity(0)))
     source, metadata, schema = describe(request.input)
     check_schema(schema, manifest.signature, str(request.input))
-    job = _job(manifest, source, stored_row_bytes(metadata, [spec.name for spec in manifest.signature.inputs]))
-    tasks = plan.tasks(source.row_groups, job.slice_rows, manifest.signature.max_batch)
+    job = _job(manifest, layout, source, stored_row_bytes(metadata, [spec.name for spec in manifest.signature.inputs]))
+    tasks = plan.tasks(source.row_groups, job.slice_rows, layout.batch)
     if begun is None:
         check_free(request.output)
     with held(request.output, job) as folder:
         missing = folder.missing(tasks)
-        work = _work(request, manifest, job)
-        start_up_s = _score(work, missing, min(workers, len(missing))) if missing else 0.0
+        work = _work(request, manifest, layout, job)
+        scoring_s = _score(work, missing, min(workers, len(missing))) if missing else 0.0
         seconds = time.monotonic() - began_s
         scored = sum(task.rows for task in missing)
         summary = Summary(
@@ -66,7 +66,7 @@ def run(request: Request) -> Summary:
             parts=len(tasks),
             rows_scored=scored,
             seconds=round(seconds, 3),
-            start_up_s=round(start_up_s, 3),
+            scoring_s=round(scoring_s, 3),
             rows_per_s=round(scored / seconds, 1),
         )
         folder.finish(summary)
@@ -101,11 +101,9 @@ def _manifest(request: Request, begun: Job | None) -> Manifest:
     return manifest
 
 
-def _job(manifest: Manifest, source: Source, stored_bytes: float) -> Job:
+def _job(manifest: Manifest, layout: plan.Layout, source: Source, stored_bytes: float) -> Job:
     signature = manifest.signature
     columns: pa.Schema = output_schema(signature)
-    batch = signature.max_batch
-    row_s = Curve(manifest.curve).p95_s(batch) / batch
     row_bytes = plan.row_bytes(signature, stored_bytes)
     return Job(
         schema=JOB_SCHEMA,
@@ -113,17 +111,18 @@ def _job(manifest: Manifest, source: Source, stored_bytes: float) -> Job:
         version=manifest.version,
         digest=manifest.digest,
         input=source,
-        slice_rows=plan.slice_rows(source.rows, row_bytes, row_s, batch),
+        slice_rows=plan.slice_rows(source.rows, row_bytes, layout.row_s, layout.batch),
         columns=tuple(f"{field.name}: {field.type}" for field in columns),
     )
 
 
-def _work(request: Request, manifest: Manifest, job: Job) -> Work:
+def _work(request: Request, manifest: Manifest, layout: plan.Layout, job: Job) -> Work:
     """What workers are told; the files of the version are held against their digests."""
     registry = Registry(request.registry)
     return Work(
         model_path=registry.model_file(manifest).absolute(),
-        options=manifest.artifact.options,
+        options=layout.options,
+        batch=layout.batch,
         signature=manifest.signature,
         golden_path=registry.blob(manifest.golden.blob).absolute(),
         golden=manifest.golden,
@@ -134,17 +133,16 @@ def _work(request: Request, manifest: Manifest, job: Job) -> Work:
 
 
 def _score(work: Work, missing: list[plan.Task], workers: int) -> float:
-    """Score tasks over workers; returns the seconds until the first of them was open."""
-    began_s = time.monotonic()
+    """Score tasks over workers; returns the seconds from the first that was open to the last part."""
     progress.note(f"starting {workers} worker{'s' if workers > 1 else ''}")
     with local_ray(workers * work.options.threads) as interrupts:
         from serve.scoring.pool import Pool  # noqa: PLC0415 - it imports ray, which local_ray comes before
 
         pool = Pool(work, workers, interrupts.heed)
         pool.open()
-        start_up_s = time.monotonic() - began_s
+        began_s = time.monotonic()
         rows = work.source.rows
         with progress.shown(rows, rows - sum(task.rows for task in missing)) as advance:
             for task in pool.run(missing):
                 advance(task.rows)
-    return start_up_s
+        return time.monotonic() - began_s

@@ -1,11 +1,17 @@
-"""How the rows of a file are cut into tasks: by row group, and a large row group into bounded slices."""
+"""How a version is run over the rows of a file, and how these are cut into tasks.
+
+A row group is a task, and a large one is cut into slices that are bounded in bytes and in time.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
+import msgspec
+
 from optimize.budgets import BATCH
-from optimize.manifest import Signature, TensorSpec
+from optimize.manifest import Manifest, SessionOptions, Signature, TensorSpec
+from optimize.runtime.curve import Curve
 
 SLICE_BYTES = 64 << 20
 """Most bytes of inputs and outputs that one task holds, by estimate; a worker's peak is a small multiple of it."""
@@ -17,6 +23,29 @@ TASKS_WANTED = 200
 
 _STRING_BYTES = 64
 _ITEM_BYTES = {"object": _STRING_BYTES, "bool": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How each worker runs the model: its session's options, the most rows of an execution, and the predicted seconds of a row.
+
+    `row_s` is 0 where nothing was measured.
+    """
+
+    options: SessionOptions
+    batch: int
+    row_s: float
+
+
+def layout(manifest: Manifest) -> Layout:
+    """The operating point that export measured to be best for bulk, or else the measured session at its largest batch."""
+    options, largest = manifest.artifact.options, manifest.signature.max_batch
+    if manifest.bulk is None:
+        return Layout(options, largest, Curve(manifest.curve).p95_s(largest) / largest)
+    row_s = manifest.bulk.instances / manifest.bulk.rows_per_s
+    return Layout(
+        msgspec.structs.replace(options, threads=manifest.bulk.threads), min(manifest.bulk.batch, largest), row_s
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Work:
 
     model_path: Path
     options: SessionOptions
+    batch: int
     signature: Signature
     golden_path: Path
     golden: Golden
@@ -58,7 +59,7 @@ class Scorer:
         """
         rows = self._read(task)
         answers = Answers(self._work.signature, task.rows)
-        for batch in rows.batches():
+        for batch in rows.batches(self._work.batch):
             answers.add(batch, self._answer(rows, batch, task), rows.padded_sizes(batch))
         write_part(self._work.folder, task, answers.table(task.first_row))
 

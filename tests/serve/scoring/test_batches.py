@@ -22,7 +22,7 @@ def signature(*inputs: TensorSpec, batch: Dim | None = None, **dims: Dim) -> Sig
 def planned(model: Signature, **values: list[Any]) -> tuple[list[list[int]], list[dict[str, np.ndarray]]]:
     """The batches of some rows, and what each is fed."""
     rows = Slice(columns_of(model, **values), model, 0)
-    found = rows.batches()
+    found = rows.batches(model.max_batch)
     return [batch.tolist() for batch in found], [rows.feed(batch) for batch in found]
 
 

@@ -55,6 +55,22 @@ def test_fixed_shapes_come_as_fixed_or_free_lists(kind: pa.DataType) -> None:
     assert rows_of(decode(array, spec("float32", "batch", 2, 3), 0)) == values.tolist()
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 6), pa.large_list(pa.float32())])
+def test_tensor_of_fixed_shape_may_come_as_one_flat_list(kind: pa.DataType) -> None:
+    wanted = spec("float32", "batch", 2, 3)
+    check_schema(pa.schema([("x", kind)]), Signature((wanted,), ()), "in.parquet")
+    values = np.arange(24.0).reshape(4, 2, 3)
+    assert rows_of(decode(pa.array(values.reshape(4, 6).tolist(), kind), wanted, 0)) == values.tolist()
+
+
+def test_flat_list_of_another_length_is_refused() -> None:
+    wanted = spec("float32", "batch", 2, 3)
+    with pytest.raises(InputError, match=r"holds another number of values than \[2, 3\] takes in row 8;"):
+        decode(pa.array([[0.0] * 6, [0.0] * 5]), wanted, 7)
+    assert "wanted float[2, 3] in each row" in schema_problem(pa.list_(pa.float32(), 5), wanted)
+    assert "lists nested 2 deep" in schema_problem(pa.list_(pa.float32()), spec("float32", "batch", 2, "n"))
+
+
 def test_strings_come_plain_or_from_a_dictionary() -> None:
     plain = pa.array(["a", "b", "a"])
     for array in (plain, plain.cast(pa.large_string()), plain.dictionary_encode()):

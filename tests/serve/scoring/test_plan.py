@@ -1,12 +1,25 @@
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize.budgets import Dim
-from optimize.manifest import Signature, TensorSpec
-from serve.scoring.plan import LONGEST_TASK_S, SHORTEST_TASK_S, SLICE_BYTES, Task, row_bytes, slice_rows, tasks
+from optimize.manifest import OperatingPoint, SessionOptions, Signature, TensorSpec
+from serve.scoring.plan import (
+    LONGEST_TASK_S,
+    SHORTEST_TASK_S,
+    SLICE_BYTES,
+    Layout,
+    Task,
+    layout,
+    row_bytes,
+    slice_rows,
+    tasks,
+)
+from tests.published import identity, publish
 
 row_groups = st.lists(st.integers(0, 500), max_size=8)
 batch_sizes = st.integers(1, 40)
@@ -58,3 +71,10 @@ def test_row_bytes_take_dynamic_dimensions_at_their_largest() -> None:
     )
     assert row_bytes(signature, 0.0) == 128 * 8 + 64 + 3 * 2 + 1
     assert row_bytes(signature, 5000.0) == 5000 + 3 * 2 + 1
+
+
+def test_layout_is_the_measured_one_for_bulk_or_the_session_at_its_largest_batch(tmp_path: Path) -> None:
+    manifest = publish(tmp_path / "registry", "identity", identity(), tmp_path, max_batch=8)
+    assert layout(manifest) == Layout(SessionOptions("cpu", 1), 8, pytest.approx(0.3e-3 / 8))
+    point = OperatingPoint(threads=2, instances=3, batch=4, rows_per_s=600.0, p50_ms=1.0, p95_ms=1.0, n=9)
+    assert layout(msgspec.structs.replace(manifest, bulk=point)) == Layout(SessionOptions("cpu", 2), 4, 3 / 600)

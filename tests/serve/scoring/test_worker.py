@@ -36,6 +36,7 @@ def scorer(
     work = Work(
         model_path=folder / "model.onnx",
         options=SessionOptions(),
+        batch=signature.max_batch,
         signature=signature,
         golden_path=folder / "golden.npz",
         golden=Golden(Blob("golden.npz", "0" * 64, 1), 0, 0, 0),
@@ -175,6 +176,7 @@ def test_worker_does_not_open_a_model_that_answers_otherwise_than_published(tmp_
     work = Work(
         model_path=tmp_path / "model.onnx",
         options=SessionOptions(),
+        batch=1,
         signature=signature_of(models.lookup(), tmp_path),
         golden_path=tmp_path / "golden.npz",
         golden=Golden(Blob("golden.npz", "0" * 64, 1), 1, 0, 0),
