@@ -149,7 +149,10 @@ def _histogram(runs: Sequence[Sequence[float]]) -> Histogram | None:
     pooled = np.array([value for run in runs for value in run])
     if not pooled.size:
         return None
-    edges = np.geomspace(pooled.min() * 0.999, pooled.max() * 1.001, _HISTOGRAM_BINS + 1)
+    fastest, tail, slowest = pooled.min() * 0.999, np.quantile(pooled, 0.99), pooled.max() * 1.001
+    # Most bins for the bulk of the calls: one slow call would else leave all others in two or three.
+    bulk = np.geomspace(fastest, tail, _HISTOGRAM_BINS * 3 // 4 + 1)
+    edges = np.unique(np.concatenate([bulk, np.geomspace(tail, slowest, _HISTOGRAM_BINS // 4 + 1)]))
     counts, _ = np.histogram(pooled, bins=edges)
     return Histogram(tuple(map(float, edges)), tuple(map(int, counts)))
 
