@@ -14,6 +14,7 @@ Tone = Literal["good", "bad", "open", "quiet"]
 
 NOT_MEASURED = "not measured"
 SOURCE = "source"
+BUILT = "Built only: nothing was judged and nothing published."
 QUICK = "Quick run: not a release verdict. Candidates went through the screens alone, and nothing was published."
 STALE = "The budgets file has changed since this export; run `optimize export` to judge by what it says now."
 
@@ -104,6 +105,13 @@ class Account(Struct, frozen=True):
         )
 
     @property
+    def losers_title(self) -> str:
+        """What the list of them is called."""
+        if not self.result.release:
+            return "Where each candidate stands"
+        return "Why the others lost" if self.winner else "Why none won"
+
+    @property
     def winner(self) -> Standing | None:
         """The candidate that won."""
         return next((standing for standing in self.standings if standing.trial.status == "winner"), None)
@@ -123,11 +131,13 @@ def account(result: Result, *, stale: bool = False) -> Account:
         headline=headline,
         detail=detail,
         tone=tone,
-        warnings=(() if result.release else (QUICK,)) + ((STALE,) if stale else ()),
+        warnings=_warnings(result, stale=stale),
         limits=declared,
         standings=tuple(_standing(trial, declared) for trial in result.candidates),
         questions=tuple(
-            question for trial in result.candidates for question in _questions(trial, declared, full=result.release)
+            question
+            for trial in result.candidates
+            for question in _questions(trial, declared, unmeasured=result.release and result.winner is None)
         ),
     )
 
@@ -145,7 +155,17 @@ def reused(stages: tuple[StageTime, ...]) -> str:
     """How much of a run was found in the cache."""
     cached = sum(stage.cached for stage in stages)
     spent = sum(stage.seconds for stage in stages)
-    return f"{len(stages)} steps in {spent:,.1f} s; {cached} of them were found in the cache"
+    steps = "1 step" if len(stages) == 1 else f"{len(stages)} steps"
+    return f"{steps} in {spent:,.1f} s, {cached} found in the cache"
+
+
+def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:
+    partial = () if result.release else (BUILT if _built(result) else QUICK,)
+    return (*partial, STALE) if stale else partial
+
+
+def _built(result: Result) -> int:
+    return sum(trial.status == "built" for trial in result.candidates)
 
 
 def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Tone]:
@@ -155,6 +175,8 @@ def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Ton
         detail = f"{version}it keeps {kept} and is best for the objective, {result.budgets.objective}"
         return f"{plain(result.winner.candidate)} wins", detail, "good"
     if not result.release and result.exit not in (Exit.USAGE, Exit.BROKEN):
+        if built := _built(result):
+            return f"{built} of {_contenders(result)} candidates were built", "none of them was measured", "open"
         left = sum(trial.status in ("qualified", "inconclusive") for trial in result.candidates)
         return f"{left} of {_contenders(result)} candidates came through the screens", plain(result.reason), "open"
     headline, tone = _NO_WINNER.get(Exit(result.exit), ("No winner", "bad"))
@@ -217,8 +239,11 @@ def _why(trial: Trial, declared: tuple[Limit, ...]) -> tuple[str, ...]:
     return tuple(lost) if lost and trial.status == "over-budget" else (plain(trial.reason), *lost)
 
 
-def _questions(trial: Trial, declared: tuple[Limit, ...], *, full: bool) -> list[Question]:
-    """The open budgets of a candidate that is still in the running; a quick run leaves most unmeasured and says so elsewhere."""
+def _questions(trial: Trial, declared: tuple[Limit, ...], *, unmeasured: bool) -> list[Question]:
+    """The open budgets of a candidate that is still in the running.
+
+    What was not measured is of interest after a full run without a winner alone: others leave much unmeasured on purpose.
+    """
     if trial.status != "inconclusive":
         return []
     name = plain(trial.name)
@@ -229,6 +254,6 @@ def _questions(trial: Trial, declared: tuple[Limit, ...], *, full: bool) -> list
     ]
     judged = {verdict.budget for verdict in trial.verdicts}
     missing = [title(limit.key) for limit in declared if limit.key not in judged]
-    if missing and full:
+    if missing and unmeasured:
         found.append(Question(name, " and ".join(missing), "not measured in this run"))
     return found

@@ -38,7 +38,7 @@ def _model(told: Account) -> list[str]:
     if told.standings:
         lines += ["### Candidates against budgets", "", *_matrix(told), ""]
     if told.losers:
-        lines += [f"### {'Why the others lost' if told.winner else 'Why none won'}", ""]
+        lines += [f"### {told.losers_title}", ""]
         lines += [_loser(standing) for standing in told.losers]
         lines += [""]
     return [*lines, *_run(result)]

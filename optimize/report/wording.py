@@ -20,6 +20,8 @@ _TITLES = {
     "speed.rows_per_s": "Rows a second",
     "cost.max_per_million": "Cost per million rows",
     "cost.per_million": "Cost per million rows",
+    "accuracy.batch_changed": "Answers changed by their batch",
+    "throughput.capacity_qps": "Highest rate held, estimated",
     "screen.p50_ms": "Median of the screen",
 }
 _UNITS = {
@@ -60,7 +62,9 @@ def title(key: str) -> str:
 
 
 def bounds(key: str, low: float | None, high: float | None) -> str:
-    """One-sided bounds as a range; either may be missing."""
+    """One-sided bounds as a range; either may be missing, and where both are the value itself there is nothing to tell."""
+    if low is not None and low == high:
+        return NONE
     if low is not None and high is not None:
         return f"{number(low)} to {number(high)}{_unit(key)}"
     if high is not None:

@@ -12,10 +12,11 @@ _COLORS = ["#0b6e4f", "#2f6fb0", "#b07a00", "#7a4b9d", "#c0392b", "#5b6875"]
 
 
 def batches(result: Result) -> Figure | None:
-    """Median and p95 of one execution on two logarithmic axes; None where no candidate has a curve."""
-    trial = next((trial for trial in result.candidates if trial.curve), None)
-    if trial is None:
+    """Median and p95 of the winner (else of the first with a curve) on two logarithmic axes; None where nobody has one."""
+    curved = sorted((trial for trial in result.candidates if trial.curve), key=lambda trial: trial.status != "winner")
+    if not curved:
         return None
+    trial = curved[0]
     lines = [line for point in trial.curve for line in _lines(point)]
     shapes = list(dict.fromkeys(str(line["shape"]) for line in lines))
     sizes = sorted({point.batch for point in trial.curve})
@@ -39,14 +40,14 @@ def batches(result: Result) -> Figure | None:
     return figure(
         "Latency per batch size",
         f"{plain(trial.name)}, one execution at a time; the server plans with p95."
-        + ("" if len(shapes) > 1 else f" Shape: {shapes[0]}."),
+        + (f" Shape: {shapes[0]}." if len(shapes) == 1 and shapes[0] else ""),
         _described(trial),
         alt.LayerChart(layer=layers, width=PLOT_WIDTH, height=_HEIGHT),
     )
 
 
 def _lines(point: CurvePoint) -> list[dict[str, str | float]]:
-    shape = plain(", ".join(f"{name} {size}" for name, size in point.shape.items())) or "as declared"
+    shape = plain(", ".join(f"{name} {size}" for name, size in point.shape.items()))
     return [
         {"shape": shape, "batch": point.batch, "percentile": percentile, "ms": ms}
         for percentile, ms in (("p50", point.p50_ms), ("p95", point.p95_ms))

@@ -43,10 +43,10 @@ class Point(Struct, frozen=True):
 
 def pareto(result: Result, declared: Mapping[str, Limit]) -> Figure | None:
     """Latency across, accuracy drop upwards; None where fewer than two candidates have both."""
-    key = max(_LATENCIES, key=lambda name: len(_points(result, name)))
-    points = _points(result, key)
-    if len(points) < 2:
+    key = next((name for name in _LATENCIES if len(_points(result, name)) > 1), None)
+    if key is None:
         return None
+    points = _points(result, key)
     latency, drop = declared.get(key), declared.get(_DROP)
     near = latency if latency and latency.value <= _FAR * max(point.ms for point in points) else None
     across = span(
