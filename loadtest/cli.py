@@ -59,8 +59,7 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
         timeout_s=_positive("--timeout", timeout),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the generator and leave no half report
-    _announce(settings)
-    with _progress(settings.end_s) as show:
+    with _progress(settings) as show:
         found = run.run(settings, show)
     typer.echo(report.table(found))
     typer.echo(f"report: {report_dir / run.MARKDOWN_FILE}")
@@ -98,13 +97,24 @@ def _announce(settings: "Settings") -> None:
 
 
 @contextmanager
-def _progress(total_s: float) -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal, and nothing elsewhere."""
+def _progress(settings: "Settings") -> Iterator[Callable[[float], None]]:
+    """Say what is offered once the load begins; a bar on a terminal, and nothing more elsewhere."""
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = TextColumn("calling"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("calling", total=total_s)
-        yield lambda elapsed_s: bar.update(task, completed=min(elapsed_s, total_s))
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("calling", start=False, total=settings.end_s)
+
+    def show(elapsed_s: float) -> None:
+        if not bar.tasks[task].started:
+            _announce(settings)
+            bar.start()
+            bar.start_task(task)
+        bar.update(task, completed=min(elapsed_s, settings.end_s))
+
+    try:
+        yield show
+    finally:
+        bar.stop()

@@ -92,9 +92,9 @@ def test_what_the_user_must_mend_exits_2_with_one_line(budgets, arguments, messa
     code, out, err = loadtest(budgets, *arguments)
     assert code == 2
     assert out == ""
-    assert [line for line in err.splitlines() if line.startswith("error: ")] == [err.splitlines()[-1]]
-    assert message in err
-    assert "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 def test_no_service_exits_4_with_one_line(budgets):
@@ -103,8 +103,8 @@ def test_no_service_exits_4_with_one_line(budgets):
     code, out, err = loadtest(budgets, target, "--model", "toy")
     assert code == 4
     assert out == ""
-    assert f"error: no service answers at {target}" in err
-    assert "Traceback" not in err
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: no service answers at {target}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
