@@ -39,9 +39,12 @@ def score(
     except KeyboardInterrupt:
         typer.echo(f"{output}: finished parts are kept; go on with --resume", err=True)
         raise
+    now = "nothing was left to score"
+    if summary.rows_scored:
+        pace = summary.rows_scored / max(summary.scoring_s, 1e-3)
+        now = f"{summary.rows_scored:,} scored now in {summary.seconds:.1f} s, at {pace:,.0f} rows/s once started"
     typer.echo(
         f"{output}: {summary.rows:,} rows in {summary.parts} part{'s' if summary.parts > 1 else ''}, by {model} version"
-        f" {summary.version} ({summary.digest[:12]}); {summary.rows_scored:,} of them now, in {summary.seconds:.1f} s"
-        f" ({summary.rows_per_s:,.0f} rows/s)"
+        f" {summary.version} ({summary.digest[:12]}); {now}"
     )
     return Exit.OK
