@@ -4,6 +4,7 @@ A value has the precision of the node that makes it. A Cast stands only where a 
 in FP32 hand a large value over without a detour through FP16.
 """
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimize.errors import CandidateError
-from optimize.recipes import calibration as samples
 from optimize.recipes import graph as graphs
 from optimize.recipes import placement, ranges, reasons, storage, types
 from optimize.recipes.built import Built
@@ -48,12 +48,15 @@ def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDA
     """
     model, notes = graphs.normalised(source)
     chosen = _convertible(model)
-    if chosen:
-        overflowing = _overflowing(model, source, chosen, calibration)
-        if overflowing:
-            notes = (*notes, f"{len(overflowing)} nodes stay in fp32, since their values go beyond 65504")
-        chosen = {index: found for index, found in chosen.items() if index not in overflowing}
-    _Writer(model.graph, chosen).write()
+    large = {tensor.name for tensor in model.graph.initializer if _is_large(tensor)}
+    with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
+        written, *_ = storage.write(model, Path(name) / "normalised.onnx")  # large weights leave memory here
+        large |= _large_values(model.graph, written, chosen, calibration)
+        model = storage.read(written)
+    overflowing = {index for index, where in chosen.items() if large.intersection(_values(model.graph, index, where))}
+    if overflowing:
+        notes = (*notes, f"{len(overflowing)} nodes stay in fp32, since their values go beyond 65504")
+    _Writer(model.graph, {index: where for index, where in chosen.items() if index not in overflowing}).write()
     graphs.drop_unused(model.graph)
     types.complete(model)
     changed = count_converted(model.graph)
@@ -93,28 +96,34 @@ def _vanishes(tensor: onnx.TensorProto | None) -> bool:
     return 0 < abs(float(numpy_helper.to_array(tensor).item())) <= _VANISHING
 
 
-def _overflowing(
-    model: onnx.ModelProto,
+def _values(graph: onnx.GraphProto, index: int, where: Positions) -> set[str]:
+    """Names of the values that a node would take and give in FP16."""
+    node = graph.node[index]
+    return {
+        *(node.input[position] for position in where.inputs),
+        *(node.output[position] for position in where.outputs),
+    }
+
+
+def _large_values(
+    graph: onnx.GraphProto,
     source: Path,
     chosen: Mapping[int, Positions],
     calibration: Iterable[Mapping[str, npt.NDArray[Any]]],
-) -> set[int]:
-    large = {tensor.name for tensor in model.graph.initializer if _is_large(tensor)}
-    nodes = model.graph.node
-    constants = {tensor.name for tensor in model.graph.initializer}
-    shown = {
-        index: [
-            *(nodes[index].input[position] for position in where.inputs),
-            *(nodes[index].output[position] for position in where.outputs),
-        ]
-        for index, where in chosen.items()
-    }
-    origins = _origins(model.graph)
+) -> set[str]:
+    """Values that hold a finite number beyond FP16 on some sample; infinity itself FP16 can hold."""
     batches = [dict(batch) for batch in calibration]
-    if batches:
-        values = {origins.get(name, name) for names in shown.values() for name in names} - constants
-        large |= _large_values(source, sorted(values), batches)
-    return {index for index, names in shown.items() if any(origins.get(name, name) in large for name in names)}
+    origins = _origins(graph)
+    values = {name for index, where in chosen.items() for name in _values(graph, index, where)}
+    measured = {origins.get(name, name) for name in values} - {tensor.name for tensor in graph.initializer}
+    if not batches or not measured:
+        return set()
+    found = ranges.minmax(source, sorted(measured), batches)
+    infinite = [name for name, (low, high) in found.items() if not np.isfinite([low, high]).all()]
+    if infinite:
+        found |= ranges.minmax(source, infinite, batches, finite=True)
+    large = {name for name, (low, high) in found.items() if max(-low, high) > LARGEST}
+    return {name for name in values if origins.get(name, name) in large}
 
 
 def _origins(graph: onnx.GraphProto) -> dict[str, str]:
@@ -124,15 +133,6 @@ def _origins(graph: onnx.GraphProto) -> dict[str, str]:
         if node.op_type in placement.MOVING:
             found.update(dict.fromkeys(node.output, found.get(node.input[0], node.input[0])))
     return found
-
-
-def _large_values(source: Path, values: list[str], batches: list[samples.Batch]) -> set[str]:
-    """Values that hold a finite number beyond FP16 on some batch; infinity itself FP16 can hold."""
-    found = ranges.minmax(source, values, batches)
-    infinite = [name for name, (low, high) in found.items() if not np.isfinite([low, high]).all()]
-    if infinite:
-        found |= ranges.minmax(source, infinite, batches, finite=True)
-    return {name for name, (low, high) in found.items() if max(-low, high) > LARGEST}
 
 
 def _is_large(tensor: onnx.TensorProto) -> bool:

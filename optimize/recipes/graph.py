@@ -65,6 +65,7 @@ def normalised(source: Path, *, least_opset: int = 0) -> tuple[onnx.ModelProto, 
         model = inliner.inline_local_functions(model)
     if opset(model) < least_opset:
         model = _raised(model, least_opset)
+    keep_weights_constant(model)
     rename_redefined(model.graph)
     lift_constants(model.graph)
     types.complete(model)
@@ -80,6 +81,16 @@ def import_domain(model: onnx.ModelProto, domain: str, version: int = 1) -> None
     """Declare that the model uses the operators of another domain."""
     if all(entry.domain != domain for entry in model.opset_import):
         model.opset_import.add(domain=domain, version=version)
+
+
+def keep_weights_constant(model: onnx.ModelProto) -> None:
+    """Take initialisers off the list of inputs, where the oldest files name them and any file may, as replaceable defaults."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, 4)
 
 
 def rename_redefined(graph: onnx.GraphProto) -> None:

@@ -13,8 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimize.errors import CandidateError
+from optimize.recipes import folding, placement, reasons, storage, tables, weights
 from optimize.recipes import graph as graphs
-from optimize.recipes import placement, reasons, storage, tables, weights
 from optimize.recipes.built import Built
 from optimize.recipes.graph import Names, attribute
 from optimize.recipes.weights import Array
@@ -31,6 +31,7 @@ def build(source: Path, folder: Path) -> Built:
         CandidateError: Nothing was quantised.
     """
     model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
+    folding.fold(model)
     left = Counter(node.op_type for node in model.graph.node if node.op_type in graphs.ANCHORS - _MULTIPLYING)
     tables.quantise(model.graph)
     _Writer(model).write()

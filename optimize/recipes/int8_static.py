@@ -1,5 +1,6 @@
 """INT8 with fixed ranges: Q/DQ pairs around the operators with 8-bit kernels, their ranges taken from calibration samples."""
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from onnx import TensorProto
 
 from optimize.errors import CandidateError
 from optimize.recipes import calibration as samples
-from optimize.recipes import clipping, histograms, placement, qdq, ranges, reasons, storage, tables, types
+from optimize.recipes import clipping, folding, histograms, placement, qdq, ranges, reasons, storage, tables, types
 from optimize.recipes import graph as graphs
 from optimize.recipes.built import Built
 
@@ -38,15 +39,19 @@ def build(
         CandidateError: The samples cannot calibrate, or nothing was quantised.
     """
     model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
+    folding.fold(model)
     if not placement.anchors(model.graph, asymmetric=not symmetric):
         raise CandidateError(reasons.nothing_quantised(model.graph))
     batches = samples.checked(model.graph, calibration)
-    found = ranges.minmax(source, _activations(model.graph), batches)
-    placed = placement.place(model.graph, found, asymmetric=not symmetric)
-    if method in _CLIPPING:
-        whole = {name: found[name] for name in set(placed.scales.values())}
-        histograms_of = histograms.collect(source, whole, batches)
-        found |= {name: _CLIPPING[method](histogram) for name, histogram in histograms_of.items()}
+    with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
+        folded, *_ = storage.write(model, Path(name) / "folded.onnx")  # large weights leave memory here
+        found = ranges.minmax(folded, _activations(model.graph), batches)
+        placed = placement.place(model.graph, found, asymmetric=not symmetric)
+        if method in _CLIPPING:
+            whole = {root: found[root] for root in set(placed.scales.values())}
+            collected = histograms.collect(folded, whole, batches)
+            found |= {root: _CLIPPING[method](histogram) for root, histogram in collected.items()}
+        model = storage.read(folded)
     qdq.write(model.graph, placed, found, symmetric=symmetric)
     if not symmetric:
         tables.quantise(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper as external
+from onnx import numpy_helper
 
 from optimize.errors import CandidateError, SourceError
 
@@ -44,7 +45,7 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def write(model: onnx.ModelProto, target: Path, *, inline_limit_bytes: int = INLINE_LIMIT_BYTES) -> tuple[Path, ...]:
+def write(model: onnx.ModelProto, target: Path) -> tuple[Path, ...]:
     """Write the model, and its weights beside it where they are large; returns the files, the model first.
 
     Weights that were written beside the model are gone from memory, so that two copies never stand there.
@@ -54,7 +55,7 @@ def write(model: onnx.ModelProto, target: Path, *, inline_limit_bytes: int = INL
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        data = () if weight_bytes(model.graph) <= inline_limit_bytes else (_write_weights(model.graph, target),)
+        data = () if weight_bytes(model.graph) <= INLINE_LIMIT_BYTES else (_write_weights(model.graph, target),)
         target.write_bytes(model.SerializeToString())
     except OSError as error:
         raise CandidateError(f"{target.name}: cannot be written: {error.strerror}") from None
@@ -69,14 +70,14 @@ def weight_bytes(graph: onnx.GraphProto) -> int:
 def _write_weights(graph: onnx.GraphProto, target: Path) -> Path:
     temporary = target.with_name(f".{target.name}.weights")
     digest = hashlib.sha256()
+    moved = []
     try:
-        moved = []
         with temporary.open("wb") as file:
             for tensor in graph.initializer:
-                if not tensor.HasField("raw_data") or len(tensor.raw_data) < _SMALL_TENSOR_BYTES:
+                data = _raw(tensor)
+                if len(data) < _SMALL_TENSOR_BYTES:
                     continue
                 padding = b"\0" * (-file.tell() % _ALIGNMENT_BYTES)
-                data = tensor.raw_data
                 moved.append((tensor, file.tell() + len(padding), len(data)))
                 for part in (padding, data):
                     file.write(part)
@@ -90,3 +91,12 @@ def _write_weights(graph: onnx.GraphProto, target: Path) -> Path:
         external.set_external_data(tensor, path.name, offset, length)
         tensor.ClearField("raw_data")
     return path
+
+
+def _raw(tensor: onnx.TensorProto) -> bytes:
+    """The tensor's bytes, which a file of another writer may hold as a list of numbers; nothing for strings."""
+    if tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
+        return tensor.raw_data
+    if tensor.ByteSize() >= _SMALL_TENSOR_BYTES:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+    return tensor.raw_data

@@ -1,10 +1,10 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from optimize.errors import SourceError
-from optimize.recipes import graph, types
+from optimize.recipes import graph, int8_dynamic, types
 from tests.optimize.recipes.models import FLOAT, run, save, weight
 
 X = np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)
@@ -92,3 +92,93 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_text("not a model")
     with pytest.raises(SourceError, match="not an ONNX file"):
         graph.prepare(tmp_path / "m.onnx", tmp_path / "p.onnx")
+
+
+def test_a_local_function_is_written_out(tmp_path):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Layer", ["x", "w"], ["y"], domain="local")],
+        {"x": ["batch", 4]},
+        {"y": ["batch", 3]},
+        [weight("w", 4, 3)],
+        domains=("local",),
+    )
+    model = onnx.load(source)
+    body = [helper.make_node("MatMul", ["a", "b"], ["h"]), helper.make_node("Relu", ["h"], ["c"])]
+    model.functions.append(
+        helper.make_function("local", "Layer", ["a", "b"], ["c"], body, [helper.make_opsetid("", 18)])
+    )
+    onnx.save(model, source)
+    graph.prepare(source, tmp_path / "p.onnx")
+    assert [node.op_type for node in onnx.load(tmp_path / "p.onnx").graph.node] == ["MatMul", "Relu"]
+    np.testing.assert_array_equal(run(source, {"x": X})[0], run(tmp_path / "p.onnx", {"x": X})[0])
+
+
+def test_quantisable_nodes_in_a_loop_are_reported(tmp_path):
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "w"], ["next"]),
+            helper.make_node("Identity", ["go"], ["still"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", FLOAT, ["batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", FLOAT, ["batch", 4]),
+        ],
+    )
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)],
+        {"times": [], "x": ["batch", 4]},
+        {"y": ["batch", 4]},
+        [weight("w", 4, 4)],
+        types={"times": TensorProto.INT64},
+    )
+    assert graph.prepare(source, tmp_path / "p.onnx") == ("1 MatMul inside If, Loop or Scan bodies stay in fp32",)
+    inputs = {"times": np.array(3), "x": X}
+    np.testing.assert_array_equal(run(source, inputs)[0], run(tmp_path / "p.onnx", inputs)[0])
+
+
+def test_weights_that_are_also_inputs_become_constants(tmp_path):
+    # ONNX before version 4 of its format listed every weight among the inputs.
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": ["batch", 4], "w": [4, 3]},
+        {"y": ["batch", 3]},
+        [weight("w", 4, 3)],
+        opset=8,
+    )
+    model = onnx.load(source)
+    model.ir_version = 3
+    onnx.save(model, source)
+    graph.prepare(source, tmp_path / "p.onnx")
+    prepared = onnx.load(tmp_path / "p.onnx")
+    assert [value.name for value in prepared.graph.input] == ["x"]
+    assert prepared.ir_version >= 4
+    np.testing.assert_array_equal(run(source, {"x": X})[0], run(tmp_path / "p.onnx", {"x": X})[0])
+
+
+def test_wrong_shapes_in_a_model_stop_nothing(tmp_path):
+    # Shape inference finds the contradiction and gives up; onnxruntime warns and runs.
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+        {"x": ["batch", 4]},
+        {"y": ["batch", 3]},
+        [weight("w", 4, 3)],
+    )
+    model = onnx.load(source)
+    model.graph.value_info.append(helper.make_tensor_value_info("h", FLOAT, ["batch", 17]))
+    onnx.save(model, source)
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    built = int8_dynamic.build(source, tmp_path / "out")
+    assert built.changed == 1
+    wanted = run(source, {"x": X})[0]
+    assert np.abs(run(built.files[0], {"x": X})[0] - wanted).max() < 0.05 * np.abs(wanted).max()
