@@ -6,9 +6,11 @@
 Both run in a child process: they import the user's code.
 """
 
+import hashlib
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from optimize.errors import ArtifactError, SourceError
 from optimize.manifest import SessionOptions, Signature, TensorSpec, digest_of
 from optimize.runtime.session import OnnxSession, first_line
 from optimize.source import samples as sampling
-from optimize.source.imports import attribute
+from optimize.source.imports import attribute, code_digest
 from optimize.source.model import TorchModel, is_onnx, load_torch
 from optimize.source.samples import SPLITS, Arrays, Batch, Split
 from optimize.subject import Subject, opened
@@ -36,16 +38,17 @@ _OPSET = 18
 PARITY_RTOL, PARITY_ATOL = 1e-3, 1e-4
 _DEFAULT_MAX_BATCH = 32
 _ANALYSIS_THREADS = 2
+_CAUSE_CHARACTERS = 300
 
 
 class Reading(Struct, frozen=True):
-    """What was read of a model: digests of the source and of the samples, samples per split, and the inputs' signature."""
+    """What was read of a model: digests of the source, of the samples and of a metric of the user's own, and samples per split."""
 
     source_digest: str
     data_digest: str
     rows: dict[str, int]
-    labelled: bool
     runtime: str
+    metric_digest: str
 
 
 class Conversion(Struct, frozen=True):
@@ -62,16 +65,12 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
     Raises:
         SourceError: The source or its samples cannot be used.
     """
-    if is_onnx(budgets):
-        digest, runtime = _onnx_digest(base / budgets.source), "onnxruntime-cpu"
-    else:
-        model = load_torch(budgets, base, _ANALYSIS_THREADS)
-        digest, runtime = "", model.runtime
-    splits = _splits(budgets, base)
+    digest, runtime = _source(budgets, base)
     inputs = Signature(inputs=_declared_inputs(budgets, base), outputs=())
+    splits = _splits(budgets, base, inputs)
     for split, batches in splits.items():
         _check_inputs(inputs, batches, split)
-        sampling.check_labels(batches, inputs, split)
+        sampling.check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
         sampling.store(folder / f"{split}.npz", batches)
     if splits:
         sampling.store(
@@ -81,23 +80,45 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
     rows: dict[str, int] = {
         split: sum(sampling.row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
     }
-    labelled = all(batch.labels is not None for batches in splits.values() for batch in batches)
-    # The code digest comes last: by now everything that the factory and the samples import has been imported.
-    return Reading(digest or model.digest(), sampling.digest(splits), rows, labelled, runtime)
+    # Digests of code come last: by now everything that the factory, the samples and the metric import has been imported.
+    metric = _metric_digest(budgets, base)
+    return Reading(digest(), sampling.digest(splits), rows, runtime, metric)
+
+
+def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:
+    """What digests the source, and what runs it."""
+    path = base / budgets.source
+    if is_onnx(budgets):
+        return partial(_onnx_digest, path), "onnxruntime-cpu"
+    model = load_torch(budgets, base, _ANALYSIS_THREADS)
+    return partial(digest_of, path) if path.suffix == ".pt2" else model.digest, model.runtime
+
+
+def _metric_digest(budgets: ModelBudgets, base: Path) -> str:
+    """Digest of the code of a metric of the user's own; empty where the metric is built in."""
+    if ":" not in budgets.accuracy.metric:
+        return ""
+    attribute(budgets.accuracy.metric, base)
+    return code_digest(base)
 
 
 def _onnx_digest(path: Path) -> str:
     """Digest of an ONNX file and of the external data beside it."""
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file; `source` is relative to the budgets file")
-    return digest_of(path)
+    import onnx  # noqa: PLC0415
+
+    total = hashlib.sha256(digest_of(path).encode())
+    graph = onnx.load(path, load_external_data=False).graph
+    names = {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    for name in sorted(names):
+        total.update(f"{name}|{digest_of(path.parent / name)}".encode())
+    return total.hexdigest()
 
 
-def _splits(budgets: ModelBudgets, base: Path) -> dict[Split, list[Batch]]:
+def _splits(budgets: ModelBudgets, base: Path, inputs: Signature) -> dict[Split, list[Batch]]:
     if budgets.data is None:
         return {}
     if budgets.data.endswith((".npz", ".parquet")):
-        return {split: sampling.from_file(base / budgets.data, split) for split in SPLITS}
+        return sampling.from_file(base / budgets.data, inputs)
     produce = attribute(budgets.data, base)
     return {split: sampling.collect(produce, split, budgets.data) for split in SPLITS}
 
@@ -118,14 +139,22 @@ def _check_inputs(signature: Signature, batches: list[Batch], split: Split) -> N
             )
             if not fits:
                 raise SourceError(f"{where}: input {name!r} has shape {list(array.shape)}; wanted {list(spec.shape)}")
+            if not array.size:
+                raise SourceError(f"{where}: input {name!r} is empty, its shape is {list(array.shape)}; wanted samples")
 
 
 def _declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]:
     """The inputs as budgets.toml declares them, else as the ONNX file does."""
-    if budgets.inputs:
-        return tuple(TensorSpec(name, spec.dtype, spec.shape, spec.pad) for name, spec in budgets.inputs.items())
+    declared = tuple(TensorSpec(name, spec.dtype, spec.shape, spec.pad) for name, spec in budgets.inputs.items())
+    if not is_onnx(budgets):
+        return declared
     with _opened_source(base / budgets.source) as session:
-        return session.inputs
+        own = session.inputs
+    wanted = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
+    if declared and wanted != {spec.name: (spec.dtype, len(spec.shape)) for spec in declared}:
+        said = ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in own)
+        raise SourceError(f"{budgets.source}: its inputs are {said}; budgets.toml declares others: mend `inputs`")
+    return declared or own
 
 
 def _opened_source(path: Path) -> OnnxSession:
@@ -220,7 +249,7 @@ def _export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Ar
     """Write the module's graph with our names for inputs, outputs and axes."""
     import torch  # noqa: PLC0415
 
-    args, kwargs = model.arguments(example)
+    args, kwargs = model.arguments(model.tensors(example))
     names = list(model.run(example))
     dynamic = {
         spec.name: {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.shape) if isinstance(name, str)}
@@ -233,7 +262,7 @@ def _export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Ar
                 model.module,
                 args,
                 kwargs=kwargs,
-                dynamic_shapes=dynamic if model.by_name else tuple(dynamic.values()),
+                dynamic_shapes=model.parameters(dynamic),
                 # An output named like one of the graph's own values would make the exporter define that name twice.
                 output_names=[f"proveserve.{name}" for name in names],
                 opset_version=_OPSET,
@@ -241,17 +270,24 @@ def _export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Ar
                 verbose=False,
             )
         except Exception as error:
-            raise SourceError(
-                f"the model cannot be exported to ONNX: {type(error).__name__}: {first_line(error)}"
-            ) from error
+            raise SourceError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
     if program is None:
         raise SourceError("the model cannot be exported to ONNX: the exporter gave no program")
     program.save(str(target), external_data=False)
-    _rename(target, inputs, names)
+    by_name = {spec.name: spec for spec in inputs}
+    _rename(target, [by_name[name] for name in model.input_names], names)
 
 
-def _rename(path: Path, inputs: tuple[TensorSpec, ...], outputs: list[str]) -> None:
-    """Give the graph's inputs, outputs and dynamic axes the names that the signature declares."""
+def _cause(error: BaseException) -> str:
+    """What the exporter stumbled over; its own text is advice on its stages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_CAUSE_CHARACTERS]}"
+
+
+def _rename(path: Path, inputs: list[TensorSpec], outputs: list[str]) -> None:
+    """Give the graph's inputs (in the order of the call), outputs and dynamic axes the names that the signature declares."""
     import onnx  # noqa: PLC0415
 
     model = onnx.load(path)

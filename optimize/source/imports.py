@@ -3,12 +3,16 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from optimize.errors import ProveserveError, SourceError
+
+_FOREIGN = (Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib")), Path(__file__).parents[1])
 
 
 def attribute(spec: str, base: Path) -> Any:
@@ -63,14 +67,18 @@ def _from_name(spec: str, module: str, base: Path) -> ModuleType:
 
 
 def code_digest(base: Path) -> str:
-    """Digest of every Python file below `base` that this process has imported, so that a change in any of them shows."""
-    root = base.resolve()
+    """Digest of every Python file of the user's that this process has imported, so that a change in any of them shows.
+
+    What is installed or belongs to Python or to this tool is told apart by its version.
+    """
     digest = hashlib.sha256()
-    for path in sorted(
-        {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    ):
-        inside = path.is_absolute() and path.suffix == ".py" and path.is_relative_to(root)
-        if inside and not {"site-packages", ".venv"} & set(path.parts):
-            digest.update(str(path.relative_to(root)).encode())
-            digest.update(path.read_bytes())
+    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    for path in sorted(file for file in files if file.is_absolute() and file.suffix == ".py" and not _foreign(file)):
+        digest.update(os.path.relpath(path, base.absolute()).encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _foreign(path: Path) -> bool:
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(installed) or any(path.is_relative_to(folder) for folder in _FOREIGN)

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,12 +30,21 @@ class SourceModel(Protocol):
 
 
 class TorchModel:
-    """A PyTorch module, run eagerly. Inputs go in by name where `forward` has those names, else in declared order."""
+    """A PyTorch module, run eagerly. Inputs go in by name where `forward` has those names, else in declared order.
+
+    The first `positional` parameters of `forward` are never given by name: a saved program takes them as it was exported.
+    """
 
     runtime = "pytorch"
 
     def __init__(
-        self, module: Any, input_names: Sequence[str], output_names: Sequence[str], base: Path, threads: int
+        self,
+        module: Any,
+        input_names: Sequence[str],
+        output_names: Sequence[str],
+        base: Path,
+        threads: int,
+        positional: int = 0,
     ) -> None:
         import torch  # noqa: PLC0415 - seconds to import, and an ONNX source does without
 
@@ -44,26 +53,40 @@ class TorchModel:
         self._base = base
         self.module = module
         self.output_names = tuple(output_names)
-        self.by_name = _takes_names(module, input_names)
-        self._input_names = tuple(input_names)
+        self._positional, self._named = _passed(module, input_names, positional)
 
-    def arguments(self, inputs: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword tensors for one call."""
-        tensors = {name: self._torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self._input_names}
-        return ((), tensors) if self.by_name else (tuple(tensors.values()), {})
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs in the order in which a call passes them."""
+        return (*self._positional, *self._named)
+
+    def tensors(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """Tensors by input name."""
+        return {name: self._torch.from_numpy(np.asarray(inputs[name], order="C")) for name in self.input_names}
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Values by input name as the positional and keyword arguments of one call."""
+        return tuple(values[name] for name in self._positional), {name: values[name] for name in self._named}
+
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by input name as the arguments that `forward` binds them to."""
+        args, kwargs = self.arguments(values)
+        return dict(inspect.signature(self.module.forward).bind(*args, **kwargs).arguments)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
         """Answer one batch."""
-        args, kwargs = self.arguments(inputs)
+        args, kwargs = self.arguments(self.tensors(inputs))
         with self._torch.inference_mode():
             answer = _named(self.module(*args, **kwargs), self.output_names)
         arrays = {name: value.detach().cpu().numpy() for name, value in answer.items()}
         return arrays if outputs is None else {name: arrays[name] for name in outputs}
 
     def digest(self) -> str:
-        """Digest of the imported code below the budgets file's folder, and of every parameter and buffer."""
+        """Digest of the user's code, of every parameter and buffer, and of the plain values that modules hold."""
         total = hashlib.sha256(code_digest(self._base).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, value in _settings(self.module):
+            total.update(f"{name} = {value!r}|".encode())
+        for name, tensor in sorted([*self.module.named_parameters(), *self.module.named_buffers()]):
             total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             total.update(
                 tensor.detach().cpu().contiguous().view(-1).view(self._torch.uint8).numpy().tobytes()
@@ -73,9 +96,31 @@ class TorchModel:
         return total.hexdigest()
 
 
-def _takes_names(module: Any, names: Sequence[str]) -> bool:
+def _settings(module: Any) -> Iterator[tuple[str, object]]:
+    """What a factory may have read from a file and left in a module beside its weights, such as a scale or a kernel size."""
+    for owner, part in module.named_modules():
+        for name, value in sorted(vars(part).items()):
+            if _is_plain(value):
+                yield f"{owner}.{name}", value
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.keys())) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | bytes)
+
+
+def _passed(module: Any, names: Sequence[str], positional: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The inputs that go in by position, and those that go in by name."""
     parameters = inspect.signature(module.forward).parameters
-    return all(name in parameters and parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY for name in names)
+    kinds = {parameter.kind for parameter in parameters.values()}
+    free = inspect.Parameter.VAR_KEYWORD in kinds
+    if any(name not in parameters and not free for name in names) or inspect.Parameter.POSITIONAL_ONLY in kinds:
+        return tuple(names), ()
+    first = tuple(parameters)[:positional]
+    return first, tuple(name for name in names if name not in first)
 
 
 def _named(answer: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -111,8 +156,9 @@ def load_torch(budgets: ModelBudgets, base: Path, threads: int) -> TorchModel:
         import torch  # noqa: PLC0415
     except ImportError:
         raise SourceError(f"{spec}: needs PyTorch, which is not installed; install proveserve[cpu]") from None
+    positional = 0
     if spec.endswith(".pt2"):
-        module = _load_program(base / spec)
+        module, positional = _load_program(base / spec)
     else:
         factory = attribute(spec, base)
         try:
@@ -128,16 +174,18 @@ def load_torch(budgets: ModelBudgets, base: Path, threads: int) -> TorchModel:
         raise SourceError(
             f"{spec}: a PyTorch source needs its inputs declared; add [models.NAME.inputs.INPUT] with dtype and shape"
         )
-    return TorchModel(module, tuple(budgets.inputs), tuple(budgets.outputs), base, threads)
+    return TorchModel(module, tuple(budgets.inputs), tuple(budgets.outputs), base, threads, positional)
 
 
-def _load_program(path: Path) -> Any:
+def _load_program(path: Path) -> tuple[Any, int]:
+    """The program as a module, and how many of its inputs it was exported to take by position."""
     import torch  # noqa: PLC0415
 
     if not path.is_file():
         raise SourceError(f"{path}: no such file; `source` is relative to the budgets file")
     try:
-        return torch.export.load(path).module()
+        program = torch.export.load(path)
+        return program.module(), program.call_spec.in_spec.child(0).num_children
     except Exception as error:
         raise SourceError(
             f"{path}: not a program that torch.export.save wrote: {str(error).splitlines()[0]}"

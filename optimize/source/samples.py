@@ -59,53 +59,107 @@ def _batch(item: object, where: str) -> Batch:
         raise SourceError(
             f"{where} is {type(item).__name__}; wanted a pair (dict of input name -> array, labels or None)"
         )
-    inputs = {name: np.asarray(value) for name, value in item[0].items()}
-    for name, value in inputs.items():
-        if value.dtype == object and not all(isinstance(entry, str | bytes) for entry in value.flat):
-            raise SourceError(
-                f"{where}: input {name!r} holds Python objects; wanted numbers, booleans or strings of one shape"
-            )
-    labels = None if item[1] is None else np.asarray(item[1])
+    inputs = {name: _array(value, f"{where}: input {name!r}") for name, value in item[0].items()}
+    labels = None if item[1] is None else _array(item[1], f"{where}: the label column")
     if labels is not None and labels.ndim == 0:
         raise SourceError(f"{where}: labels are a single value; wanted one entry a row")
     return Batch(inputs, labels)
 
 
-def from_file(path: Path, split: Split) -> list[Batch]:
-    """The rows of a .npz or .parquet file that its row hashes put into `split`.
+def _array(value: object, what: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise SourceError(
+            f"{what} has rows of different shapes; wanted one shape a batch, so yield them apart"
+        ) from None
+    if array.dtype == object and not all(isinstance(entry, str | bytes) for entry in array.flat):
+        raise SourceError(f"{what} holds Python objects; wanted numbers, booleans or strings of one shape")
+    return array
+
+
+def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
+    """The rows of a .npz or .parquet file, each in the split that the hash of its inputs puts it into.
+
+    Columns stand row by row, wherever the model has its batch axis. Rows of a model with an input that has none are requests of
+    their own.
 
     Raises:
-        SourceError: The file cannot be read, or its columns differ in length.
+        SourceError: The file cannot be read, its columns differ in length, or a split gets no row.
     """
     columns = _columns(path)
     labels = columns.pop("label", None)
-    lengths = {name: len(column) for name, column in columns.items()} | (
-        {} if labels is None else {"label": len(labels)}
-    )
-    if not columns or len(set(lengths.values())) != 1:
+    lengths = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
+    lengths |= {} if labels is None else {"label": len(labels) if labels.ndim else 0}
+    count = next(iter(lengths.values()), 0)
+    if not columns or not count or len(set(lengths.values())) != 1:
         raise SourceError(f"{path}: columns have {lengths} rows; wanted one column per input, all of one length")
-    count = len(next(iter(columns.values())))
-    chosen = np.array(
-        [_split_of(row_digest({n: c[i] for n, c in columns.items()})) == split for i in range(count)], dtype=bool
+    splits = np.array(
+        [_split_of(row_digest({n: c[i] for n, c in columns.items()})) for i in range(count)], dtype=object
     )
-    if not chosen.any():
-        raise SourceError(f"{path}: no row of its {count} falls into {split}; wanted more rows")
-    return [Batch({n: c[chosen] for n, c in columns.items()}, None if labels is None else labels[chosen])]
+    found: dict[Split, list[Batch]] = {}
+    for split in SPLITS:
+        chosen = np.flatnonzero(splits == split)
+        if not chosen.size:
+            raise SourceError(f"{path}: no row of its {count} falls into {split}; wanted more rows")
+        found[split] = _arranged(columns, labels, chosen, signature)
+    return found
 
 
-def _columns(path: Path) -> dict[str, Array]:
+def _arranged(columns: Arrays, labels: Array | None, chosen: npt.NDArray[np.intp], signature: Signature) -> list[Batch]:
+    axes = {spec.name: spec.batch_axis for spec in signature.inputs}
+    together = all(axes.get(name, 0) is not None for name in columns)
+    groups = [chosen] if together else [chosen[index : index + 1] for index in range(len(chosen))]
+    return [
+        Batch(
+            {name: _placed(column[group], axes.get(name, 0)) for name, column in columns.items()},
+            None if labels is None else labels[group],
+        )
+        for group in groups
+    ]
+
+
+def _placed(rows: Array, axis: int | None) -> Array:
+    """Rows along the model's batch axis; a single row as it is where the model has none."""
+    placed: Array = rows[0] if axis is None else np.moveaxis(rows, 0, axis) if axis < rows.ndim else rows
+    return placed
+
+
+def _columns(path: Path) -> Arrays:
     try:
         if path.suffix == ".npz":
-            with np.load(path) as archive:
+            with path.open("rb") as file, np.load(file) as archive:
                 return {name: archive[name] for name in archive.files}
         import pyarrow.parquet  # noqa: PLC0415 - only a Parquet source needs it
 
         table = pyarrow.parquet.read_table(path)
-        return {name: np.array(table.column(name).to_pylist()) for name in table.column_names}
+        return {name: _column(table.column(name), f"{path}: column {name!r}") for name in table.column_names}
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file; `data` is relative to the budgets file") from None
+    except SourceError:
+        raise
     except Exception as error:  # the two readers raise many unrelated classes for a damaged file
         raise SourceError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def _column(column: Any, what: str) -> Array:
+    """An Arrow column as an array of its own dtype; lists of one length become further axes."""
+    import pyarrow.compute  # noqa: PLC0415
+    import pyarrow.types as kinds  # noqa: PLC0415
+
+    values, shape = column.combine_chunks(), [len(column)]
+    while kinds.is_list(values.type) or kinds.is_large_list(values.type) or kinds.is_fixed_size_list(values.type):
+        sizes = pyarrow.compute.unique(pyarrow.compute.list_value_length(values)).to_pylist()
+        if len(sizes) != 1 or sizes[0] is None:
+            raise SourceError(
+                f"{what} has rows of different shapes; wanted one shape, or a callable that yields batches"
+            )
+        shape.append(sizes[0])
+        values = values.flatten()
+    if values.null_count:
+        raise SourceError(f"{what} holds {values.null_count} nulls; wanted a value in every row")
+    array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
+    return array
 
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
@@ -113,10 +167,9 @@ def row_digest(row: Mapping[str, Any]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(row):
         value = np.asarray(row[name])
-        digest.update(f"{name}|{value.dtype.kind}|{value.shape}|".encode())
-        digest.update(
-            repr(value.tolist()).encode() if value.dtype.kind in "OUS" else np.ascontiguousarray(value).tobytes()
-        )
+        text = value.dtype.kind in "OUS"
+        digest.update(f"{name}|{'text' if text else value.dtype.kind}|{value.shape}|".encode())
+        digest.update(repr(value.tolist()).encode() if text else value.tobytes())
     return digest.digest()
 
 
@@ -127,17 +180,25 @@ def _split_of(digest: bytes) -> Split:
     return "selection" if share < _SELECTION_SHARE else "confirmation"
 
 
-def check_labels(batches: Iterable[Batch], signature: Signature, split: Split) -> None:
-    """Refuse labels that do not have one entry a row.
+def check_labels(batches: Iterable[Batch], signature: Signature, split: Split, *, needed: bool) -> None:
+    """Refuse labels that do not have one entry a row, and missing ones where they are `needed`.
 
     Raises:
-        SourceError: A batch has more or fewer labels than rows.
+        SourceError: A batch has more or fewer labels than rows, or none.
     """
     for index, batch in enumerate(batches):
         rows = row_count(signature, batch.inputs)
-        if batch.labels is not None and signature.batchable and len(batch.labels) != rows:
+        if batch.labels is None:
+            if needed:
+                raise SourceError(
+                    f"{split}, item {index}: has no labels, which accuracy.max_drop needs; add them, or budget"
+                    " accuracy.min_agreement alone"
+                )
+        elif len(batch.labels) != rows:
+            batched = any(spec.batch_axis is not None for spec in signature.inputs)
+            hint = "" if batched else "; no input has an axis named `batch`: declare the inputs with one"
             raise SourceError(
-                f"{split}, item {index}: {len(batch.labels)} labels for {rows} rows; wanted one label a row"
+                f"{split}, item {index}: {len(batch.labels)} labels for {rows} rows; wanted one label a row{hint}"
             )
 
 

@@ -1,0 +1,83 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from optimize.budgets import InputSpec, ModelBudgets
+from optimize.source.model import TorchModel, load_torch
+from tests.optimize import modules
+from tests.optimize.modules import Scaled
+
+HERE = Path(__file__).parents[1]
+X = {"x": InputSpec("float32", ("batch", 4))}
+ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+def loaded(name: str, **options: Any) -> TorchModel:
+    return load_torch(ModelBudgets(source=f"modules.py:{name}", **({"inputs": X} | options)), HERE, threads=1)
+
+
+def wrapped(module: torch.nn.Module, base: Path) -> TorchModel:
+    return TorchModel(module, ("x",), (), base, threads=1)
+
+
+def test_module_is_put_into_evaluation_mode() -> None:
+    model = loaded("Training")
+    np.testing.assert_array_equal(model.run({"x": ROWS})["output"], model.run({"x": ROWS})["output"])
+
+
+def test_asked_for_outputs_alone_are_given() -> None:
+    model = loaded("DictOutputs")
+    assert list(model.run({"x": ROWS})) == ["logits", "probabilities"]
+    assert list(model.run({"x": ROWS}, ["probabilities"])) == ["probabilities"]
+
+
+def test_module_may_stand_in_the_file_ready_made() -> None:
+    inputs = {"image": X["x"], "scale": InputSpec("float32", ())}
+    found = loaded("instance", inputs=inputs).run({"image": ROWS, "scale": np.array(2.0, np.float32)})
+    once = loaded("instance", inputs=inputs).run({"image": ROWS, "scale": np.array(1.0, np.float32)})
+    np.testing.assert_allclose(found["output"], 2 * once["output"], rtol=1e-6)
+
+
+def test_array_that_is_not_contiguous_goes_in() -> None:
+    model = loaded("TwoOutputs")
+    wide = np.repeat(ROWS, 2, axis=1)[:, ::2]
+    np.testing.assert_array_equal(model.run({"x": wide})["output_0"], model.run({"x": ROWS})["output_0"])
+
+
+def test_threads_are_those_that_were_asked_for() -> None:
+    before = torch.get_num_threads()
+    try:
+        load_torch(ModelBudgets(source="modules.py:TwoOutputs", inputs=X), HERE, threads=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def scaled(scale: float = 1.0, sizes: tuple[int, ...] = (1, 2), shift: float = 0.0, weight: float = 0.0) -> Scaled:
+    module = Scaled(scale, list(sizes), shift)
+    with torch.no_grad():
+        module.linear.weight[0, 0] += weight
+    return module
+
+
+def test_digest_repeats_itself(tmp_path: Path) -> None:
+    assert wrapped(scaled(), tmp_path).digest() == wrapped(scaled(), tmp_path).digest()
+
+
+@pytest.mark.parametrize("change", [{"scale": 2.0}, {"sizes": (1, 3)}, {"shift": 0.5}, {"weight": 1e-6}])
+def test_digest_shows_whatever_the_factory_may_have_read(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert wrapped(scaled(**change), tmp_path).digest() != wrapped(scaled(), tmp_path).digest()
+
+
+def test_digest_does_not_depend_on_objects_that_have_no_value(tmp_path: Path) -> None:
+    first, second = scaled(), scaled()
+    first.handle, second.handle = object(), [os.environ, object()]
+    assert wrapped(first, tmp_path).digest() == wrapped(second, tmp_path).digest()
+
+
+def test_runtime_is_named() -> None:
+    assert wrapped(modules.Identity(), HERE).runtime == "pytorch"
