@@ -2,25 +2,29 @@
 
 import contextlib
 import logging
+import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 import ray.serve
-from ray.serve.config import ProxyLocation, gRPCOptions
+from ray.serve.config import gRPCOptions
 from ray.serve.schema import LoggingConfig
 
 from optimize.errors import ArtifactError
 from serve import hardening
 from serve.deployment import ModelServer
 from serve.plan import Plan
+from serve.scoring.guard import MARK, guarded
+from serve.scoring.interrupt import Interrupts
 
 NAME = "proveserve"
 DRAIN_TIMEOUT_S = 60.0
 _MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way that clients understand
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
+_SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
 _PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.ArtifactError: (.+)")
 
 
@@ -44,38 +48,50 @@ def build(plan: Plan) -> ray.serve.Application:
 
 
 @contextlib.contextmanager
-def running(plan: Plan) -> Iterator[None]:
-    """Start Ray, Serve and the application; on the way out drain it and stop all of them.
+def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
+    """Start Ray, Serve and the application; on the way out drain it and end all of them, whatever happened.
 
     Raises:
+        KeyboardInterrupt: A signal came while it started.
         ArtifactError: A model cannot be served as it was published.
     """
-    folder = tempfile.mkdtemp(prefix="proveserve-")
+    folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
+    with guarded(folder) as mark:
+        os.environ[MARK] = mark
+        try:
+            _start(plan, folder)
+            interrupts.listen()  # Ray took SIGTERM for itself
+            interrupts.heed()
+            handle = _run(plan)
+            try:
+                interrupts.heed()
+                yield
+            finally:
+                handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S)
+                ray.serve.shutdown()
+        finally:
+            ray.shutdown()
+
+
+def _start(plan: Plan, folder: Path) -> None:
     try:
         ray.init(
-            _temp_dir=folder,
-            include_dashboard=False,
+            address="local",
             num_cpus=plan.replicas,
+            include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
             object_store_memory=_OBJECT_STORE_BYTES,
             runtime_env={"worker_process_setup_hook": hardening.WORKER_HOOK},
             _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
         )
         ray.serve.start(
-            proxy_location=ProxyLocation.Disabled,
             grpc_options=gRPCOptions(port=plan.port, grpc_servicer_functions=["serve.hardening.add_services"]),
             logging_config=LoggingConfig(log_level="ERROR"),
         )
-        handle = _run(plan)
-        try:
-            yield
-        finally:
-            handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S)
-            ray.serve.shutdown()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)  # the last of Ray's daemons may still be writing its log
+    except SystemExit:  # Ray's own answer to a SIGTERM while it starts
+        raise KeyboardInterrupt from None
 
 
 def _run(plan: Plan) -> ray.serve.handle.DeploymentHandle:

@@ -2,12 +2,9 @@
 
 import errno
 import os
-import signal
 import socket
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -16,6 +13,7 @@ from optimize.errors import Exit, UserError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
 from serve.plan import Plan, Route
+from serve.scoring.interrupt import Interrupts
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
@@ -48,15 +46,12 @@ def serve(
         published.root, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas, route
     )
     os.environ.update(hardening.environment(plan))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while it starts, both signals interrupt it
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
 
-    with app.running(plan):
-        stop = _stop_on_signals()
+    with Interrupts() as interrupts, app.running(plan, interrupts):
         for manifest in manifests:
             typer.echo(ready_line(manifest, plan))
-        stop.wait()
-        typer.echo("draining: finishing the accepted calls", err=True)
+        interrupts.wait()
     return Exit.OK
 
 
@@ -130,15 +125,3 @@ def _bind(host: str, port: int) -> int:
         raise UserError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and --port"
         ) from None
-
-
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and Ctrl-C set; ray has put handlers of its own in place by now."""
-    stop = threading.Event()
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    return stop

@@ -9,6 +9,7 @@ Nothing here is needed where Ray's own defaults are wanted.
 """
 
 import ipaddress
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -44,6 +45,10 @@ def environment(plan: Plan) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # The driver asks replicas to drain from a thread without an event loop.
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+        # Only processes of this service may talk to its Ray.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would copy the working directory
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }

@@ -22,7 +22,7 @@ from serve.routes import SERVER_OPTIONS, add_services
 from serve.servicer import Servicer
 
 COMMAND = (str(Path(sys.executable).with_name("optimize")),)
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 
 

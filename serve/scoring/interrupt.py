@@ -5,10 +5,12 @@ An exception that is raised wherever a signal happens to land can be swallowed i
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _STDERR = 2
+_POLL_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -40,6 +42,11 @@ class Interrupts:
         """Raise KeyboardInterrupt if a signal came."""
         if self._asked:
             raise KeyboardInterrupt
+
+    def wait(self) -> None:
+        """Return once a signal came."""
+        while not self._asked:
+            time.sleep(_POLL_S)
 
     def ignore(self) -> None:
         """Let nothing interrupt what clears up."""

@@ -49,13 +49,17 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", params=["bare", "native", "public", "address"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every blackbox case runs on a bare server, on both routes of Ray Serve, and on the address that is given, if one is."""
+    if "server" in metafunc.fixturenames:
+        given = ["address"] if metafunc.config.getoption("--address") else []
+        metafunc.parametrize("server", ["bare", "native", "public", *given], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
-    address = request.config.getoption("--address")
     if request.param == "address":
-        if address is None:
-            pytest.skip("no --address given")
-        yield Target(address)
+        yield Target(request.config.getoption("--address"))
         return
     published = Registry(registry)
 

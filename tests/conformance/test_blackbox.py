@@ -1,4 +1,4 @@
-"""Cases that run against any address; their names are those of the conformance table in docs/."""
+"""Cases that run against any address: ``pytest tests/conformance --address HOST:PORT``, where tests.conformance.models are served."""
 
 import asyncio
 import random
