@@ -11,5 +11,8 @@ plan        what one service runs, and where
 hardening   every change to Ray's defaults and internals
 deployment  what runs in a replica
 app         a service from start to end
+interrupt   Ctrl-C and SIGTERM, heeded where it is safe
+guard       ends every process of a command, whatever becomes of the command itself
+scoring     `optimize score`
 cli         `optimize serve`
 """

@@ -16,9 +16,9 @@ from ray.serve.schema import LoggingConfig
 from optimize.errors import ArtifactError
 from serve import hardening
 from serve.deployment import ModelServer
+from serve.guard import MARK, guarded
+from serve.interrupt import Interrupts
 from serve.plan import Plan
-from serve.scoring.guard import MARK, guarded
-from serve.scoring.interrupt import Interrupts
 
 NAME = "proveserve"
 DRAIN_TIMEOUT_S = 60.0

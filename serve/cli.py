@@ -12,8 +12,8 @@ import typer
 from optimize.errors import Exit, UserError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
+from serve.interrupt import Interrupts
 from serve.plan import Plan, Route
-from serve.scoring.interrupt import Interrupts
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000

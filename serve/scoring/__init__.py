@@ -1,6 +1,5 @@
 """Score a Parquet file with a published model: `optimize score`.
 
-guard     ends every process of a job, whatever becomes of the job itself
 plan      how the rows are cut into tasks
 columns   Parquet columns -> the tensors of a slice of rows
 batches   which rows share an execution
@@ -8,7 +7,6 @@ answers   what the model answered -> Parquet columns
 source    the input file: what it holds, read slice by slice
 folder    the output folder: its job, its parts
 worker    one open model that scores tasks
-interrupt Ctrl-C and SIGTERM, heeded where it is safe
 cluster   a local Ray that lives as long as the job
 pool      tasks over workers, and again over others where a worker died
 progress  a bar on a terminal, plain lines elsewhere

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from optimize.errors import ProveserveError
 from optimize.runtime.session import first_line
-from serve.scoring.guard import MARK, guarded
-from serve.scoring.interrupt import Interrupts
+from serve.guard import MARK, guarded
+from serve.interrupt import Interrupts
 
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least is 75 MiB; what tasks and results hold is a few bytes

@@ -29,7 +29,7 @@ def guarded(folder: Path) -> Iterator[str]:
     """Give the mark that processes of the job must carry in `PROVESERVE_JOB`; at the end, all of them and `folder` are gone."""
     mark = secrets.token_hex(16)
     guard = subprocess.Popen(
-        [sys.executable, "-m", __name__, mark, str(folder)],
+        [sys.executable, "-P", "-m", __name__, mark, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

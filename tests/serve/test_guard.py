@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from serve.scoring.guard import MARK, guarded, marked
+from serve.guard import MARK, guarded, marked
 
 SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 HOLDER = f"""
 import os, subprocess, sys
 from pathlib import Path
-from serve.scoring.guard import MARK, guarded
+from serve.guard import MARK, guarded
 with guarded(Path(sys.argv[1])) as mark:
     child = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], env={{**os.environ, MARK: mark}}, stdout=subprocess.PIPE)
     child.stdout.readline()

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from serve.scoring.interrupt import Interrupts
+from serve.interrupt import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
