@@ -13,7 +13,7 @@ from optimize.manifest import Result
 from optimize.report.account import Account, account, reused, summary, tone_of
 from optimize.report.charts import figures
 from optimize.report.charts.figure import Figure
-from optimize.report.wording import NONE, asked, moment, number, plain, title
+from optimize.report.wording import NONE, asked, moment, number, printable, title
 
 MOST_CLASSES = 10
 _OPEN_EVIDENCE = 6
@@ -65,7 +65,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_printable,
+        finalize=_finalized,
     )
     environment.globals.update(
         NONE=NONE, asked=asked, moment=moment, number=number, reused=reused, title_of=title, tone_of=tone_of
@@ -73,6 +73,6 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _printable(value: object) -> object:
+def _finalized(value: object) -> object:
     """Text without control characters; markup and numbers as they are."""
-    return plain(value) if type(value) is str else value
+    return printable(value) if type(value) is str else value

@@ -13,11 +13,14 @@ def as_lines(results: Iterable[Result]) -> list[str]:
     """A table per model: each candidate's status, every budget with its evidence, and the outcome."""
     lines: list[str] = []
     for result in results:
-        lines += ["", f"{result.name}: {len(limits(result.budgets))} budgets, {len(result.candidates)} candidates"]
+        lines += [
+            "",
+            f"{plain(result.name)}: {len(limits(result.budgets))} budgets, {len(result.candidates)} candidates",
+        ]
         if not result.release:
             lines.append(f"  {_NOT_A_VERDICT}")
         for trial in result.candidates:
-            lines.append(f"  {trial.name:<32} {trial.status:<13} {plain(trial.reason)}")
+            lines.append(f"  {plain(trial.name):<32} {trial.status:<13} {plain(trial.reason)}")
             lines += [_verdict_line(verdict) for verdict in trial.verdicts]
         lines.append(_outcome(result))
     return lines
@@ -32,4 +35,4 @@ def _verdict_line(verdict: Verdict) -> str:
 def _outcome(result: Result) -> str:
     if result.winner is None:
         return f"  no winner (exit {result.exit}): {plain(result.reason)}"
-    return f"  winner: {result.winner.candidate}, version {result.winner.version}, {result.winner.path}"
+    return f"  winner: {plain(result.winner.candidate)}, version {result.winner.version}, {plain(result.winner.path or '')}"

@@ -23,6 +23,8 @@ _TITLES = {
     "accuracy.batch_changed": "Answers changed by their batch",
     "throughput.capacity_qps": "Highest rate held, estimated",
     "screen.p50_ms": "Median of the screen",
+    "end_to_end.p50_ms": "p50 with preprocessing",
+    "end_to_end.p99_ms": "p99 with preprocessing",
 }
 _UNITS = {
     "ms": " ms",
@@ -41,9 +43,14 @@ _COUNTED = {
 }
 
 
+def printable(text: str) -> str:
+    """The text without the control characters that a terminal or a page would act upon; spaces stand in their place."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def plain(text: str) -> str:
-    """The text on one line, without the control characters that a terminal or a page would act upon."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    """The text on one line, printable and with single spaces."""
+    return " ".join(printable(text).split())
 
 
 def number(value: float) -> str:

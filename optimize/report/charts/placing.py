@@ -47,7 +47,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Round values of a logarithmic axis: as many steps of each power of ten as there is room for."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in _STEPS:
-        found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        found = [_round(step * 10.0**power) for power in powers for step in steps if low <= step * 10.0**power <= high]
         if len(found) <= _MOST_TICKS:
             return found if len(found) >= _FEWEST_TICKS else _even_ticks(low, high)
     return [10.0**power for power in powers if low <= 10.0**power <= high]
@@ -56,9 +56,14 @@ def log_ticks(low: float, high: float) -> list[float]:
 def _even_ticks(low: float, high: float) -> list[float]:
     """Values at one round step, for a domain that few round values fall into."""
     power = 10.0 ** math.floor(math.log10(high - low))
-    step = power / 2 if (high - low) / power > 3 else power / 5
-    first = math.ceil(low / step)
-    return [index * step for index in range(first, math.floor(high / step) + 1)]
+    wide = (high - low) / power
+    step = power * (0.2 if wide < 2 else 0.5 if wide < 4 else 1 if wide < 8 else 2)
+    return [_round(index * step) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _round(value: float) -> float:
+    """Without what binary arithmetic leaves behind the twelfth digit, which would be printed."""
+    return float(f"{value:.12g}")
 
 
 class Box(Struct, frozen=True):

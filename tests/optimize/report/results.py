@@ -243,6 +243,25 @@ def quick() -> Result:
     return result("quick", screened, exit_code=3, release=False, stages=())
 
 
+def built() -> Result:
+    """Artefacts were made and nothing was judged."""
+    engine = trial("fp16@tensorrt-rtx", "built", "built, not measured")
+    return result(
+        "built", engine, trial("fp16@tensorrt", "n/a", "no GPU"), exit_code=0, release=False, reason="", stages=()
+    )
+
+
+def with_winner_and_open_loser() -> Result:
+    """A load test is asked of the best alone, so the second best lacks one."""
+    first = trial("fp32@onnxruntime-cpu", "winner", observed=figures(0, 1, 9, 600, 20, 2))
+    return result("open", first, trial("int8-static@onnxruntime-cpu", "inconclusive", "not measured"))
+
+
+def bare() -> Result:
+    """The least that a result may hold."""
+    return Result("bare", 4, None, (), BUDGETS, release=True, reason="")
+
+
 def broken() -> Result:
     """What the user must mend before anything could be tried."""
     return result("absent", exit_code=2, reason="models.py:model: no such file", stages=())

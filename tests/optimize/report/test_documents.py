@@ -1,0 +1,57 @@
+"""The JSON document and the terminal's lines."""
+
+import json
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from optimize.manifest import Status
+from optimize.report import as_json, as_lines
+from tests.optimize.report import results
+
+
+def test_document_has_the_published_keys() -> None:
+    document = json.loads(as_json([results.won()]))
+    assert list(document) == ["models"]
+    (model,) = document["models"]
+    assert set(model) == {"name", "exit", "release", "reason", "winner", "candidates"}
+    assert set(model["winner"]) == {"candidate", "precision", "runtime", "version", "path"}
+    candidate = model["candidates"][3]
+    assert set(candidate) == {"name", "precision", "runtime", "status", "reason", "verdicts"}
+    assert set(candidate["verdicts"][0]) == {"budget", "limit", "observed", "low", "high", "n", "verdict"}
+
+
+def test_document_holds_what_was_found() -> None:
+    (model,) = json.loads(as_json([results.won()]))["models"]
+    assert (model["name"], model["exit"], model["release"]) == ("sentiment", 0, True)
+    assert model["winner"]["version"] == 3
+    statuses = [candidate["status"] for candidate in model["candidates"]]
+    assert statuses == ["not-measured", "over-budget", "n/a", "winner", "screened-out"]
+    assert set(statuses) < set(get_args(Status))
+    by_budget = {verdict["budget"]: verdict for verdict in model["candidates"][1]["verdicts"]}
+    assert (by_budget["size.mb"]["observed"], by_budget["size.mb"]["verdict"]) == (91, "FAIL")
+
+
+def test_no_winner_is_null() -> None:
+    (model,) = json.loads(as_json([results.broken()]))["models"]
+    assert (model["winner"], model["exit"], model["candidates"]) == (None, 2, [])
+
+
+def test_lines_tell_every_candidate_and_the_outcome() -> None:
+    lines = as_lines([results.won(), results.quick(), results.broken()])
+    assert any(line.split()[:2] == ["int8-dynamic@onnxruntime-cpu", "winner"] for line in lines)
+    assert "  winner: int8-dynamic@onnxruntime-cpu, version 3, /registry/models/sentiment/3/manifest.json" in lines
+    assert "  quick run: screens only, not a release verdict" in lines
+    assert lines[-1] == "  no winner (exit 2): models.py:model: no such file"
+
+
+def test_lines_send_a_terminal_no_control_characters() -> None:
+    assert all(line.isprintable() for line in as_lines([results.hostile()]))
+
+
+@pytest.mark.parametrize("heavy", ["altair", "vl_convert", "jinja2", "numpy", "torch", "onnxruntime"])
+def test_telling_a_result_loads_no_heavy_library(heavy: str) -> None:
+    program = f"import sys, optimize.report; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
