@@ -70,21 +70,15 @@ class Sentiment(nn.Module):
 
 
 @cache
-def _rows() -> tuple[list[list[int]], np.ndarray]:
-    """Token ids and labels in a fixed random order; texts that the uncased tokenizer cannot tell apart are kept once."""
+def _rows() -> tuple[np.ndarray, np.ndarray]:
+    """Texts and labels in a fixed random order; texts that the uncased tokenizer cannot tell apart are kept once."""
     with DATA.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     encoded = [tuple(encoding.ids) for encoding in _tokenizer().encode_batch([row["text"] for row in rows])]
     unique = list(dict(zip(reversed(encoded), reversed(range(len(rows))), strict=True)).values())
     order = np.random.default_rng(SEED).permutation(sorted(unique))
-    return [list(encoded[index]) for index in order], np.array([int(rows[index]["label"]) for index in order])
-
-
-def _batches(start: int, stop: int | None) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    ids, labels = _rows()
-    ids, labels = ids[start:stop], labels[start:stop]
-    for first in range(0, len(ids), BATCH):
-        yield padded(ids[first : first + BATCH]), labels[first : first + BATCH]
+    texts = np.array([rows[index]["text"] for index in order], dtype=object)
+    return texts, np.array([int(rows[index]["label"]) for index in order])
 
 
 def padded(ids: list[list[int]]) -> dict[str, np.ndarray]:
@@ -105,12 +99,12 @@ def tokenize(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def fit(model: Sentiment) -> dict[str, torch.Tensor]:
     """Fit the head on the first 5,000 rows by logistic regression over the encoder's embeddings."""
-    ids, labels = _rows()
-    by_length = sorted(range(FIT_ROWS), key=lambda row: len(ids[row]))  # rows of like length waste little on padding
+    texts, labels = (column[:FIT_ROWS] for column in _rows())
+    by_length = sorted(range(FIT_ROWS), key=lambda row: len(texts[row]))  # rows of like length waste little on padding
     features = []
     with torch.inference_mode():
         for first in range(0, FIT_ROWS, BATCH):
-            inputs = padded([ids[row] for row in by_length[first : first + BATCH]])
+            inputs = tokenize({"text": texts[by_length[first : first + BATCH]]})
             features.append(model.embed(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy())
     fitted = LogisticRegression(max_iter=2000, C=10.0).fit(np.concatenate(features), labels[by_length])
     weight = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
@@ -131,7 +125,7 @@ def model() -> nn.Module:
 
 
 def samples(split: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Batches of tokenised sentences and whether each is positive."""
+    """Batches of sentences and whether each is positive."""
     calibration = FIT_ROWS + CALIBRATION_ROWS
     selection = calibration + SELECTION_ROWS
     bounds = {
@@ -139,4 +133,6 @@ def samples(split: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         "selection": (calibration, selection),
         "confirmation": (selection, None),
     }
-    yield from _batches(*bounds[split])
+    texts, labels = (column[slice(*bounds[split])] for column in _rows())
+    for first in range(0, len(texts), BATCH):
+        yield {"text": texts[first : first + BATCH]}, labels[first : first + BATCH]

@@ -25,20 +25,26 @@ from optimize.runtime.session import OnnxSession, first_line
 from optimize.source import samples as sampling
 from optimize.source.imports import attribute, code_digest
 from optimize.source.model import TorchModel, is_onnx, load_torch
+from optimize.source.preprocess import Preprocess, raw_requests
 from optimize.source.samples import SPLITS, Arrays, Batch, Split
 from optimize.subject import Subject, opened
 
 BASELINE = "baseline.onnx"
-SCREEN = "screen"
-"""Name of the part of the selection split that a candidate's first accuracy check uses."""
-SCREEN_ROWS = 256
-_SCREEN_SEED = 20_240_102
+SCREEN, PROBE = "screen", "probe"
+"""Names of the parts of the selection split for a candidate's first accuracy check, and for its memory."""
+PART_ROWS = {SCREEN: 256, PROBE: 8}
+RAW = "raw"
+"""Name of the requests as raw columns, before `preprocess`."""
+_RAW_REQUESTS = 64
+_PART_SEED = 20_240_102
 _OPSET = 18
 # FP32 sums in another order differ by a few units in the last place per layer; a wrong graph differs by far more.
 PARITY_RTOL, PARITY_ATOL = 1e-3, 1e-4
 _DEFAULT_MAX_BATCH = 32
 _ANALYSIS_THREADS = 2
 _CAUSE_CHARACTERS = 300
+_OTHER_ROWS = 4
+"""Other real rows that a graph is run on, since an output's length may follow what the inputs hold."""
 
 
 class Reading(Struct, frozen=True):
@@ -68,14 +74,17 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
     digest, runtime = _source(budgets, base)
     inputs = Signature(inputs=_declared_inputs(budgets, base), outputs=())
     splits = _splits(budgets, base, inputs)
+    if budgets.preprocess is not None:
+        preprocess = Preprocess(budgets.preprocess, base)
+        raw = raw_requests(splits.get("selection", []), budgets.latency.batch, _RAW_REQUESTS)
+        sampling.store(folder / f"{RAW}.npz", raw)
+        splits = {split: preprocess.batches(batches) for split, batches in splits.items()}
     for split, batches in splits.items():
         _check_inputs(inputs, batches, split)
         sampling.check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
         sampling.store(folder / f"{split}.npz", batches)
-    if splits:
-        sampling.store(
-            folder / f"{SCREEN}.npz", sampling.subset(inputs, splits["selection"], SCREEN_ROWS, _SCREEN_SEED)
-        )
+    for part, count in PART_ROWS.items() if splits else ():
+        sampling.store(folder / f"{part}.npz", sampling.subset(inputs, splits["selection"], count, _PART_SEED))
     sampling.check_disjoint(inputs, splits)
     rows: dict[str, int] = {
         split: sum(sampling.row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
@@ -337,6 +346,7 @@ def _outputs(
         trials = sorted({size for size in (dim.min, dim.min + 1, dim.min + 2) if size <= dim.max} | {dim.min})
         shapes[name] = [_shapes(session, shaped(inputs, batches, base | {name: size})) for size in trials]
     still = _shapes(session, shaped(inputs, batches, base))
+    others = [_shapes(session, shaped(inputs, batches, base, offset)) for offset in range(1, _OTHER_ROWS + 1)]
     found = []
     for spec in session.outputs:
         axes: list[int | str] = []
@@ -346,7 +356,7 @@ def _outputs(
                 for name, runs in shapes.items()
                 if _follows(dims[name].min, [run[spec.name][axis] for run in runs])
             ]
-            varies = any(run[spec.name][axis] != size for runs in shapes.values() for run in runs)
+            varies = any(run[spec.name][axis] != size for runs in (*shapes.values(), others) for run in runs)
             axes.append(follows[0] if follows else f"{spec.name}_{axis}" if varies else size)
         shape = budgets.outputs[spec.name].shape if spec.name in budgets.outputs else tuple(axes)
         found.append(TensorSpec(spec.name, spec.dtype, shape))

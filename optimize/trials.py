@@ -23,7 +23,8 @@ from optimize.budgets import limits
 from optimize.candidates import Build, Cell
 from optimize.evidence import blocks, comparison, percentile
 from optimize.evidence.finding import Finding
-from optimize.export import SCREEN, Reading
+from optimize.evidence.quantile import quantile
+from optimize.export import PROBE, RAW, SCREEN, Reading
 from optimize.manifest import (
     Artifact,
     Blob,
@@ -334,7 +335,7 @@ def _memory(ground: Ground, entrant: Entrant) -> Entrant:
             memory.measure,
             entrant.subject,
             ground.signature,
-            ground.split("selection"),
+            ground.split(PROBE),
         )
         for attempt in range(1, MEMORY_PROCESSES + 1)
     ]
@@ -428,9 +429,34 @@ def confirmed(ground: Ground, entrant: Entrant, baseline: Entrant, current: Entr
         entrant = _alone(ground, _judged_on(ground, entrant, baseline, "confirmation"))
     if not entrant.out and any(key in entrant.verdicts for key in _PERCENTILES):
         entrant = _pooled(ground, entrant)
+    if not entrant.out and ground.bench.budgets.preprocess is not None:
+        entrant = _end_to_end(ground, entrant)
     if not entrant.out:
         entrant = _speed(ground, entrant, baseline.with_options(entrant.subject.options))
     return entrant if entrant.out else _slowdown(ground, entrant, current)
+
+
+def _end_to_end(ground: Ground, entrant: Entrant) -> Entrant:
+    """From raw columns to answers: reported beside the model's own latency, and held against no budget."""
+    depends = (
+        entrant.depends,
+        ground.reading.source_digest,
+        ground.reading.data_digest,
+        ground.bench.budgets.preprocess,
+    )
+    arguments = (entrant.subject, ground.split(RAW), percentile.LOOKS[0])
+    what = f"{entrant.name}: latency with preprocessing"
+    run = ground.bench.measured(what, latency.LatencyRun, depends, latency.measure_end_to_end, *arguments)
+    found = []
+    for key, share in {"end_to_end.p50_ms": 0.5, "end_to_end.p99_ms": 0.99}.items():
+        low, high = percentile.percentile_bounds(np.array(run.latencies_ms), share, 0.95)
+        value = quantile(np.array(run.latencies_ms), share)
+        found.append(
+            Measurement(
+                key, value, "ms", len(run.latencies_ms), "preprocess and one call, real rows as they come", low, high
+            )
+        )
+    return entrant.found(measured=found)
 
 
 def _alone(ground: Ground, entrant: Entrant) -> Entrant:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from optimize.errors import SourceError
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests
+from optimize.source import samples as sampling
+from optimize.source.preprocess import Preprocess
 from optimize.subject import Subject, opened
 
 WARM_UP_CALLS = 50
@@ -24,6 +27,24 @@ class LatencyRun(Struct, frozen=True):
 
     latencies_ms: list[float]
     unstable: bool
+
+
+def measure_end_to_end(subject: Subject, raw: Path, calls: int) -> LatencyRun:
+    """Time `calls` calls from raw columns to answers: the model's `preprocess`, then the model."""
+    if subject.budgets.preprocess is None:
+        raise SourceError("no `preprocess` is declared; end-to-end latency is measured from raw columns")
+    preprocess = Preprocess(subject.budgets.preprocess, subject.base)
+    with opened(subject) as session:
+        rotation = cycle(sampling.read(raw))
+
+        def call() -> float:
+            columns = next(rotation).inputs
+            start = time.perf_counter_ns()
+            session.run(preprocess(columns))
+            return (time.perf_counter_ns() - start) / 1e6
+
+        steady = warm_up(call)
+        return LatencyRun([call() for _ in range(calls)], unstable=not steady)
 
 
 def measure(subject: Subject, signature: Signature, split: Path, batch: int, calls: int) -> LatencyRun:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from optimize.budgets import BATCH
 from optimize.errors import CandidateError
-from optimize.manifest import Signature
+from optimize.manifest import Signature, TensorSpec
 from optimize.measure.workload import opt_sizes, requests
-from optimize.runtime.session import first_line
+from optimize.runtime.session import Array, first_line
 from optimize.subject import Subject, opened
 
 SANITY_CALLS = 8
@@ -31,24 +32,14 @@ def measure(subject: Subject, signature: Signature, split: Path, batch: int) -> 
         CandidateError: It fails, answers NaN or infinity, or answers in another shape or dtype than the model does.
     """
     inputs = requests(signature, split, opt_sizes(signature, batch))
-    outputs = {spec.name: spec for spec in signature.outputs}
     with opened(subject) as session:
         for arrays in inputs[:SANITY_CALLS]:
             try:
                 answers = session.run(arrays)
             except Exception as error:
                 raise CandidateError(f"fails on real samples: {first_line(error)}") from error
-            for name, spec in outputs.items():
-                value = answers.get(name)
-                if (
-                    value is None
-                    or value.ndim != len(spec.shape)
-                    or (value.dtype.kind not in "OUS" and value.dtype != spec.dtype)
-                ):
-                    found = "nothing" if value is None else f"{value.dtype}{list(value.shape)}"
-                    raise CandidateError(f"output {name!r} is {found}; wanted {spec.dtype}{list(spec.shape)}")
-                if value.dtype.kind == "f" and not np.isfinite(value).all():
-                    raise CandidateError(f"answers NaN or infinity in output {name!r} on real samples")
+            for spec in signature.outputs:
+                _check(spec, answers.get(spec.name), batch)
         rotation, latencies = cycle(inputs), []
         for _ in range(SCREEN_CALLS):
             arrays = next(rotation)
@@ -56,3 +47,21 @@ def measure(subject: Subject, signature: Signature, split: Path, batch: int) -> 
             session.run(arrays)
             latencies.append((time.perf_counter_ns() - start) / 1e6)
     return Screen(float(np.median(latencies)), SCREEN_CALLS)
+
+
+def _check(spec: TensorSpec, value: Array | None, batch: int) -> None:
+    if value is None or not _fits(spec, value, batch):
+        found = "nothing" if value is None else f"{value.dtype}{list(value.shape)}"
+        raise CandidateError(f"output {spec.name!r} is {found}; wanted {spec.dtype}{list(spec.shape)}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise CandidateError(f"answers NaN or infinity in output {spec.name!r} on real samples")
+
+
+def _fits(spec: TensorSpec, value: Array, batch: int) -> bool:
+    dtype = "object" if value.dtype.kind in "OUS" else str(value.dtype)
+    wanted = [batch if axis == BATCH else axis for axis in spec.shape]
+    return (
+        dtype == spec.dtype
+        and value.ndim == len(wanted)
+        and all(isinstance(axis, str) or axis == size for axis, size in zip(wanted, value.shape, strict=True))
+    )

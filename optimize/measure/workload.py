@@ -19,7 +19,7 @@ def opt_sizes(signature: Signature, batch: int) -> dict[str, int]:
     return sizes | {BATCH: batch} if BATCH in sizes else sizes
 
 
-def requests(signature: Signature, split: Path, sizes: Mapping[str, int]) -> list[Arrays]:
+def requests(signature: Signature, split: Path, sizes: Mapping[str, int], different: int = DIFFERENT) -> list[Arrays]:
     """Different requests of these sizes, cut from the real samples of a split (zeros where the model has none)."""
     batches = sampling.read(split) if split.exists() else []
-    return [shaped(signature.inputs, batches, sizes, offset) for offset in range(DIFFERENT)]
+    return [shaped(signature.inputs, batches, sizes, offset) for offset in range(different)]
