@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from optimize import reporting
+from optimize.errors import ArtifactError, BudgetsError, UserError
+from optimize.registry import Registry
+from optimize.reporting import Findings
+from tests.optimize.report import results
+from tests.published import identity, publish
+
+BUDGETS = """
+schema = 1
+registry = "store"
+[models.identity]
+source = "identity.onnx"
+latency = { p99_ms = 50.0 }
+dims = { batch = { min = 1, opt = 1, max = 8 } }
+[models.other]
+source = "other.onnx"
+size = { mb = 4.0 }
+"""
+
+
+@pytest.fixture
+def budgets(tmp_path: Path) -> Path:
+    path = tmp_path / "budgets.toml"
+    path.write_text(BUDGETS)
+    return path
+
+
+def keep(budgets: Path, name: str, **changed: object) -> None:
+    from optimize.budgets import load
+
+    declared = load(budgets).models[name]
+    made = msgspec.structs.replace(results.won(), name=name, **{"budgets": declared, **changed})
+    Registry(budgets.parent / "store").keep(made)
+
+
+def test_last_result_of_every_model_is_collected_in_the_order_of_the_file(budgets: Path) -> None:
+    for name in ("other", "identity"):
+        keep(budgets, name)
+    keep(budgets, "other", reason="later")
+    found = reporting.collect(budgets)
+    assert [(result.name, result.reason) for result in found.results] == [
+        ("identity", "int8-dynamic@onnxruntime-cpu wins"),
+        ("other", "later"),
+    ]
+    assert (found.stale, found.absent) == (frozenset(), ())
+
+
+def test_kept_result_comes_back_whole(budgets: Path) -> None:
+    made = results.won()
+    registry = Registry(budgets.parent / "store")
+    path = registry.keep(made)
+    assert path == budgets.parent / "store" / "reports" / "sentiment" / "result.json"
+    assert registry.result("sentiment") == made
+
+
+def test_published_version_stands_in_where_no_result_is_kept(budgets: Path) -> None:
+    manifest = publish(budgets.parent / "store", "identity", identity(), budgets.parent)
+    (result,) = reporting.collect(budgets, ("identity",)).results
+    assert result.winner is not None
+    assert (result.winner.candidate, result.winner.version) == ("fp32@onnxruntime-cpu", 1)
+    assert Path(result.winner.path or "").is_file()
+    assert (result.exit, result.budgets, result.created) == (0, manifest.budgets, manifest.created)
+    assert reporting.write(Findings((result,)), budgets.parent / "out", ("html",))[0].stat().st_size > 5_000
+
+
+def test_model_that_was_never_exported_is_named(budgets: Path) -> None:
+    keep(budgets, "other")
+    found = reporting.collect(budgets)
+    assert (found.absent, [result.name for result in found.results]) == (("identity",), ["other"])
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (("identity",), r"^identity: never exported to .*store; run `optimize export` first$"),
+        ((), r"^identity, other: never exported"),
+        (("unheard",), r"^model unheard is not in .*budgets\.toml; it declares identity, other$"),
+    ],
+)
+def test_asking_for_what_is_not_there_is_the_users_error(budgets: Path, models: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        reporting.collect(budgets, models)
+
+
+def test_budgets_that_changed_since_are_noticed(budgets: Path) -> None:
+    keep(budgets, "identity")
+    keep(budgets, "other")
+    budgets.write_text(BUDGETS.replace("mb = 4.0", "mb = 5.0"))
+    assert reporting.collect(budgets).stale == {"other"}
+
+
+def test_missing_budgets_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BudgetsError, match="no such file"):
+        reporting.collect(tmp_path / "budgets.toml")
+
+
+@pytest.mark.parametrize("damage", ["{", '{"name": "other"}', '{"unknown": 1}'])
+def test_damaged_result_is_named_with_its_cure(budgets: Path, damage: str) -> None:
+    keep(budgets, "other")
+    path = budgets.parent / "store" / "reports" / "other" / "result.json"
+    path.write_text(damage)
+    with pytest.raises(
+        ArtifactError, match=r"result\.json: not a result of this release .*run `optimize export` again"
+    ):
+        reporting.collect(budgets)
+
+
+def test_every_format_is_written_and_nothing_else(tmp_path: Path) -> None:
+    written = reporting.write(Findings((results.won(), results.broken()), absent=("late",)), tmp_path / "new" / "out")
+    assert [path.name for path in written] == ["report.html", "report.md", "report.json"]
+    assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(path.name for path in written)
+    html, markdown, document = (path.read_text(encoding="utf-8") for path in written)
+    assert "int8-dynamic@onnxruntime-cpu wins" in html
+    assert "Declared, but never exported: late." in html
+    assert markdown.startswith("# 1 of 2 models has a winner")
+    assert [model["name"] for model in json.loads(document)["models"]] == ["sentiment", "absent"]
+
+
+def test_earlier_report_is_replaced(tmp_path: Path) -> None:
+    for made in (results.won(), results.broken()):
+        (path,) = reporting.write(Findings((made,)), tmp_path, ("md",))
+    assert path.read_text().startswith("# absent: The export could not be done")
+
+
+def test_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        UserError, match=r"file/report\.md: cannot be written: .*; name a folder of yours with --output"
+    ):
+        reporting.write(Findings((results.broken(),)), tmp_path / "file", ("md",))
+
+
+def test_half_written_report_never_takes_the_place_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = reporting.write(Findings((results.won(),)), tmp_path, ("md",))
+    whole = path.read_text()
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        with self.open("w") as file:
+            file.write("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        reporting.write(Findings((results.broken(),)), tmp_path, ("md",))
+    assert path.read_text() == whole
+    assert list(tmp_path.iterdir()) == [path]
