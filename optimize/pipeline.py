@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from optimize import budgets as budgeting
-from optimize import candidates, selection, trials
+from optimize import candidates, estimate, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
@@ -137,6 +137,8 @@ def _proven(
     if options.build_only:
         return (*(entrant.trial("built", "built, not measured") for entrant in entrants), *absent), None
     baseline = _baseline(ground, session)
+    if not options.quick:
+        _announce(ground, baseline, len(entrants))
     entrants = _through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
     champion = None
     if not options.quick:
@@ -151,6 +153,16 @@ def _proven(
     if champion is None:
         return crowned, None
     return crowned, _winner(registry, champion, published or _published(ground, registry, champion, crowned))
+
+
+def _announce(ground: Ground, baseline: Entrant, entrants: int) -> None:
+    """Say what is to come, and about how long it takes where nothing is cached."""
+    bench, rows = ground.bench, ground.reading.rows
+    judged = sum(count for split, count in rows.items() if split != "calibration")
+    ahead, seconds = estimate.steps(bench.budgets, entrants, judged, baseline.measurements["screen.p50_ms"].value)
+    bench.progress.note(
+        bench.name, f"ahead: {'; '.join(ahead)}. At most about {max(1, round(seconds / 60))} min, less what is cached"
+    )
 
 
 def _entrant(ground: Ground, registry: Registry, manifest: Manifest) -> Entrant:
@@ -218,7 +230,7 @@ def _read(bench: Bench) -> tuple[Reading, Path]:
             for file in fresh.iterdir():
                 shutil.copyfile(file, folder / file.name)
 
-        return reading, bench.cache.folder("samples", key_of(reading.data_digest, exporting.SCREEN_ROWS), keep)
+        return reading, bench.cache.folder("samples", key_of(reading.data_digest, exporting.PART_ROWS), keep)
 
 
 def _baseline(ground: Ground, session: SessionOptions) -> Entrant:

@@ -1,7 +1,7 @@
 """What an export costs, cold and from the cache, and what its winner gains: ``python -m tests.benchmarks.export``.
 
-Exports the `digits` example into a folder of its own: everything measured, then again with nothing changed, then the screens alone from
-nothing. The winner is held against PyTorch eager by the interleaved run that the export itself made, on the same threads.
+Exports the `digits` example into a folder of its own: the screens alone from nothing, then everything measured, then again with
+nothing changed. The winner is held against PyTorch eager by the interleaved run that the export itself made, on the same threads.
 """
 
 import json
