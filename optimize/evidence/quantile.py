@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 
 def rank(n: int, percentile: float) -> int:
-    """Position (from 1) of the percentile among n sorted values; products such as 0.99 * 700 are rounded before the ceiling."""
-    return min(max(math.ceil(round(percentile * n, 6)), 1), n)
+    """Position (from 1) of the percentile among n sorted values."""
+    return max(math.ceil(percentile * n), 1)
 
 
 def quantile(values: npt.NDArray[np.floating[Any]], percentile: float) -> float:

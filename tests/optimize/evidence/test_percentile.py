@@ -31,6 +31,11 @@ def test_three_looks_at_p99(violations, n):
     assert percentile_rule(violations, n - 1, 0.99, 0.05 / 3) == "INCONCLUSIVE"
 
 
+def test_a_call_at_the_limit_is_within():
+    assert one_look(np.full(299, 10.0), 10.0, 0.99).verdict == "PASS"
+    assert one_look(np.full(299, np.nextafter(10.0, 11.0)), 10.0, 0.99).verdict == "FAIL"
+
+
 def test_many_calls_over_the_limit_fail():
     assert percentile_rule(8, 299, 0.99) == "FAIL"
     assert percentile_rule(6, 299, 0.99) == "INCONCLUSIVE"
@@ -160,6 +165,14 @@ def test_most_processes_must_agree_with_the_pooled_verdict():
     assert (found.verdict, found.needed) == ("INCONCLUSIVE", 10_000)
     assert "within the limit in 3 of 5 processes, which differ too much" in found.evidence
     assert pooled([calls(1000, 1, seed=n) for n in range(5)], 10.0, 0.99).verdict == "PASS"
+
+
+def test_two_processes_over_the_limit_are_too_many_however_far_within_the_others_are():
+    far = [calls(1000, 1, seed=n) / 3 for n in range(3)]
+    over = [np.minimum(calls(1000, 11, seed=n), 10.1) for n in range(2)]
+    assert one_look(np.concatenate(far + over), 10.0, 0.99).verdict == "PASS"
+    assert pooled(far + over, 10.0, 0.99).verdict == "INCONCLUSIVE"
+    assert pooled([*far, far[0], over[0]], 10.0, 0.99).verdict == "PASS"
 
 
 def test_processes_that_differ_much_must_be_clear_of_the_limit():

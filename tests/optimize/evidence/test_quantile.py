@@ -19,9 +19,9 @@ def test_the_percentile_is_over_a_limit_exactly_when_too_many_calls_are(values, 
     assert (quantile(values, percentile) > limit) == too_many
 
 
-@pytest.mark.parametrize("n", [100, 300, 700, 1300, 2000])
-def test_whole_products_are_not_rounded_up(n):
-    assert rank(n, 0.99) == n * 99 // 100
+@pytest.mark.parametrize(("percentile", "per_mille"), [(0.5, 500), (0.95, 950), (0.99, 990), (0.999, 999)])
+def test_binary_fractions_shift_no_rank(percentile, per_mille):
+    assert all(rank(n, percentile) == -(-n * per_mille // 1000) for n in range(1, 20_001))
 
 
 def test_a_failed_call_is_the_slowest():
