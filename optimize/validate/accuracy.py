@@ -99,7 +99,8 @@ def _stacked(rows: list[Array]) -> Array:
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)
     ragged = np.empty(len(rows), dtype=object)
-    ragged[:] = rows
+    for index, row in enumerate(rows):  # at once, numpy would try to make one array of rows that share their first axes
+        ragged[index] = row
     return ragged
 
 

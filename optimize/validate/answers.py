@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 from optimize.manifest import Signature
 from optimize.runtime.session import Session, first_line
@@ -41,7 +42,8 @@ def record(
             executions(signature, sampling.read(split), 1 if row_by_row else signature.max_batch, limit)
         ):
             for name, value in _answer(session, inputs, done).items():
-                arrays[f"{index}/{name}"] = value
+                # Strings are stored at a fixed width, since an object array would need pickle.
+                arrays[f"{index}/{name}"] = value.astype(str) if value.dtype == object else value
             done += rows
     np.savez(target, allow_pickle=False, **arrays)
     return done
@@ -53,13 +55,13 @@ def executions(
     """Cut the samples into executions of at most `size` rows, in order; rows of different batches never meet."""
     left = limit if limit is not None else sum(sampling.row_count(signature, batch.inputs) for batch in batches)
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
+    step = max(size, signature.dims[BATCH].min if BATCH in signature.dims else 1)
     for batch in batches:
         count = sampling.row_count(signature, batch.inputs)
-        step = size if signature.batchable else count
         for start in range(0, count, step):
             if left <= 0:
                 return
-            stop = min(start + step, count, start + left) if signature.batchable else count
+            stop = min(start + step, count, start + left)
             yield {name: _cut(value, axes[name], start, stop) for name, value in batch.inputs.items()}, stop - start
             left -= stop - start
 

@@ -374,7 +374,7 @@ def test_reading_counts_rows_and_repeats_itself(tmp_path: Path) -> None:
     assert sum(first.rows.values()) == 400
     assert first.rows.keys() == {"calibration", "selection", "confirmation"}
     assert {path.name for path in tmp_path.glob("*.npz")} == {
-        "data.npz", "calibration.npz", "selection.npz", "confirmation.npz", "screen.npz"
+        "data.npz", "calibration.npz", "selection.npz", "confirmation.npz", "screen.npz", "probe.npz"
     }  # fmt: skip
 
 
@@ -386,7 +386,7 @@ def test_screen_is_a_part_of_the_selection_split(tmp_path: Path) -> None:
         np.concatenate([batch.inputs["x"] for batch in samples.read(tmp_path / f"{name}.npz")])
         for name in ("screen", "selection")
     )
-    assert len(screen) == export.SCREEN_ROWS
+    assert len(screen) == export.PART_ROWS[export.SCREEN]
     assert {row.tobytes() for row in screen} <= {row.tobytes() for row in selection}
 
 
