@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,6 +201,18 @@ def violations(model: ModelBudgets, observed: Mapping[str, float]) -> tuple[Limi
     return tuple(
         limit for limit in limits(model) if limit.key not in observed or limit.violated_by(observed[limit.key])
     )
+
+
+def chosen(budgets: Budgets, names: Sequence[str], origin: Path) -> tuple[str, ...]:
+    """The models that were asked for, each once; all of the file where none was named.
+
+    Raises:
+        BudgetsError: A named model is not in the file.
+    """
+    unknown = [name for name in names if name not in budgets.models]
+    if unknown:
+        raise BudgetsError(f"model {', '.join(unknown)} is not in {origin}; it declares {', '.join(budgets.models)}")
+    return tuple(dict.fromkeys(names or budgets.models))
 
 
 def load(path: Path) -> Budgets:

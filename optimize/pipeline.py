@@ -16,7 +16,7 @@ from optimize import candidates, estimate, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
-from optimize.errors import CandidateError, Exit, ProveserveError, SourceError, UserError
+from optimize.errors import CandidateError, Exit, ProveserveError, SourceError
 from optimize.evidence import comparison
 from optimize.export import BASELINE, Conversion, Reading
 from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
@@ -83,14 +83,11 @@ def validate(
 
 def _benches(budgets_path: Path, options: Options, progress: Progress | None = None) -> tuple[Registry, list[Bench]]:
     budgets = budgeting.load(budgets_path)
-    unknown = [name for name in options.models if name not in budgets.models]
-    if unknown:
-        raise UserError(f"model {', '.join(unknown)} is not in {budgets_path}; it declares {', '.join(budgets.models)}")
+    names = budgeting.chosen(budgets, options.models, budgets_path)
     registry = Registry(location(budgets_path, budgets))
     cache = Cache(registry.root / _CACHE, reuse=options.reuse)
     isolated, machine, versions = Isolated(options.timeout_s, options.memory_mb), describe(), tools()
     base, shown = budgets_path.parent.absolute(), progress or Silent()
-    names = dict.fromkeys(options.models or budgets.models)
     return registry, [
         Bench(name, budgets.models[name], base, cache, isolated, machine, versions, shown) for name in names
     ]

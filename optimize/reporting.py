@@ -32,10 +32,7 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
         ArtifactError: A result or a manifest is damaged.
     """
     budgets = budgeting.load(budgets_path)
-    unknown = [name for name in models if name not in budgets.models]
-    if unknown:
-        raise UserError(f"model {', '.join(unknown)} is not in {budgets_path}; it declares {', '.join(budgets.models)}")
-    names = tuple(dict.fromkeys(models or budgets.models))
+    names = budgeting.chosen(budgets, models, budgets_path)
     registry = Registry(location(budgets_path, budgets))
     results = tuple(found for name in names if (found := _result(registry, name)))
     told = {result.name for result in results}

@@ -331,3 +331,13 @@ def as_toml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(as_toml, value)) + "]"
     return msgspec.json.encode(value).decode()
+
+
+def test_models_that_are_asked_for_come_once_and_all_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.toml"
+    path.write_text("schema = 1\n" + "".join(f'[models.{n}]\nsource = "m.onnx"\nsize.mb = 1.0\n' for n in "ab"))
+    found = budgets.load(path)
+    assert budgets.chosen(found, (), path) == ("a", "b")
+    assert budgets.chosen(found, ("b", "b"), path) == ("b",)
+    with pytest.raises(BudgetsError, match=r"^model c is not in .*budgets\.toml; it declares a, b$"):
+        budgets.chosen(found, ("a", "c"), path)
