@@ -160,12 +160,13 @@ def reused(stages: tuple[StageTime, ...]) -> str:
 
 
 def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:
-    partial = () if result.release else (BUILT if _built(result) else QUICK,)
+    partial = () if result.release else (BUILT if _built_only(result) else QUICK,)
     return (*partial, STALE) if stale else partial
 
 
-def _built(result: Result) -> int:
-    return sum(trial.status == "built" for trial in result.candidates)
+def _built_only(result: Result) -> bool:
+    """Whether a partial run stopped after the builds; one that measured has the source among its candidates."""
+    return bool(result.candidates) and all(trial.precision != SOURCE for trial in result.candidates)
 
 
 def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Tone]:
@@ -175,7 +176,8 @@ def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Ton
         detail = f"{version}it keeps {kept} and is best for the objective, {result.budgets.objective}"
         return f"{plain(result.winner.candidate)} wins", detail, "good"
     if not result.release and result.exit not in (Exit.USAGE, Exit.BROKEN):
-        if built := _built(result):
+        if _built_only(result):
+            built = sum(trial.status == "built" for trial in result.candidates)
             return f"{built} of {_contenders(result)} candidates were built", "none of them was measured", "open"
         left = sum(trial.status in ("qualified", "inconclusive") for trial in result.candidates)
         return f"{left} of {_contenders(result)} candidates came through the screens", plain(result.reason), "open"

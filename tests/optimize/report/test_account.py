@@ -24,7 +24,7 @@ def test_winner_is_named_with_what_it_keeps() -> None:
         (results.inconclusive(), "Undecided: more measurements are needed", "open"),
         (results.broken(), "The export could not be done: something must be mended first", "bad"),
         (results.result("x", exit_code=4, reason="disk full"), "The run itself broke", "bad"),
-        (results.quick(), "1 of 1 candidates came through the screens", "open"),
+        (results.quick(), "1 of 2 candidates came through the screens", "open"),
         (results.built(), "1 of 2 candidates were built", "open"),
     ],
 )
