@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -55,3 +56,15 @@ def test_lines_send_a_terminal_no_control_characters() -> None:
 def test_telling_a_result_loads_no_heavy_library(heavy: str) -> None:
     program = f"import sys, optimize.report; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_every_key_and_status_is_documented() -> None:
+    described = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+    example = json.loads(described.partition("```json")[2].partition("```")[0])
+    (model,) = json.loads(as_json([results.won()]))["models"]
+    (shown,) = example["models"]
+    assert set(shown) == set(model)
+    assert set(shown["winner"]) == set(model["winner"])
+    assert set(shown["candidates"][0]) == set(model["candidates"][0])
+    assert set(shown["candidates"][0]["verdicts"][0]) == set(model["candidates"][1]["verdicts"][0])
+    assert all(f"| `{status}` |" in described for status in get_args(Status))
