@@ -1,6 +1,6 @@
 """What is measured: the source model, or an artefact's file. Both answer named arrays with named arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from optimize.budgets import ModelBudgets
 from optimize.manifest import SessionOptions
-from optimize.runtime.session import OnnxSession, Session
+from optimize.runtime.session import OnnxSession, Session, instances
 from optimize.source.model import is_onnx, load_torch
 
 
@@ -30,3 +30,14 @@ def opened(subject: Subject) -> Iterator[Session]:
         return
     with OnnxSession(path, subject.options) as session:
         yield session
+
+
+@contextmanager
+def opened_instances(subject: Subject, count: int) -> Iterator[Sequence[Session]]:
+    """An artefact's sessions as serving opens them, so many at once; the source model is not served, and runs alone."""
+    if subject.path is None:
+        with opened(subject) as session:
+            yield [session]
+        return
+    with instances(subject.path, subject.options, count) as sessions:
+        yield sessions

@@ -19,7 +19,7 @@ class ModelServer(PublicMethods):
         if plan.route is Route.NATIVE:
             hardening.answer_natively(self.servicer)
         for name, version in plan.versions.items():
-            await self._models.load(registry, registry.load(name, version))
+            await self._models.load(registry, registry.load(name, version), plan.replicas)
 
     async def drain(self) -> None:
         """Take no more calls, and return when the accepted ones are answered."""

@@ -5,16 +5,18 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import grpc
 
 from optimize.errors import ArtifactError, InputError
+from optimize.machine import cores
 from optimize.manifest import Manifest
 from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batcher import Batcher, BatcherOptions
 from optimize.runtime.curve import Curve
-from optimize.runtime.session import Array, OnnxSession, check_inputs
+from optimize.runtime.session import Array, check_inputs, instances
 from serve import codec, health
 from serve.status import Refused
 
@@ -58,33 +60,40 @@ class Hosted:
 
 
 @contextlib.asynccontextmanager
-async def opened(registry: Registry, manifest: Manifest) -> AsyncIterator[Hosted]:
-    """Open one version: digests held, golden answers reproduced, batcher running.
+async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> AsyncIterator[Hosted]:
+    """Open one version: digests held, golden answers reproduced, batcher running over as many sessions as were measured.
+
+    The cores are shared with so many `replicas`.
 
     Raises:
         ArtifactError: A file is missing or damaged, cannot be opened, or answers otherwise than when it was measured.
     """
-    session = await asyncio.to_thread(_open_session, registry, manifest)
+    path = await asyncio.to_thread(_checked_file, registry, manifest)
     signature = manifest.signature
     options = BatcherOptions(
         max_batch=signature.max_batch,
         max_queue_rows=QUEUED_BATCHES * signature.max_batch,
         default_timeout_s=DEFAULT_TIMEOUT_S,
     )
-    with session:
-        async with Batcher([session], signature, Curve(manifest.curve), options) as batcher:
+    with instances(path, manifest.artifact.options, session_count(manifest, replicas)) as sessions:
+        await asyncio.to_thread(golden.replay, sessions[0], registry.blob(manifest.golden.blob), manifest.golden)
+        async with Batcher(sessions, signature, Curve(manifest.curve), options) as batcher:
             yield Hosted(manifest, batcher)
 
 
-def _open_session(registry: Registry, manifest: Manifest) -> OnnxSession:
+def session_count(manifest: Manifest, replicas: int) -> int:
+    """Sessions of one replica: as many as the operating point for single requests has, within this replica's share of the cores."""
+    measured = 1 if manifest.online is None else manifest.online.instances
+    return max(1, min(measured, cores() // (manifest.artifact.options.threads * replicas)))
+
+
+def _checked_file(registry: Registry, manifest: Manifest) -> Path:
     if manifest.artifact.format != "onnx":
         raise ArtifactError(
             f"{manifest.model} version {manifest.version}: is a {manifest.artifact.format} engine; wanted an ONNX file:"
             " promote a version whose runtime is onnxruntime"
         )
-    session = OnnxSession(registry.model_file(manifest), manifest.artifact.options)
-    golden.replay(session, registry.blob(manifest.golden.blob), manifest.golden)
-    return session
+    return registry.model_file(manifest)
 
 
 class Models:
@@ -101,13 +110,13 @@ class Models:
         """Whether every model can be called."""
         return self.health.is_serving(health.SERVER)
 
-    async def load(self, registry: Registry, manifest: Manifest) -> None:
-        """Open a version and admit calls to it.
+    async def load(self, registry: Registry, manifest: Manifest, replicas: int = 1) -> None:
+        """Open a version and admit calls to it; the cores are shared with so many `replicas`.
 
         Raises:
             ArtifactError: It cannot be served as it was published.
         """
-        self.admit(await self._open.enter_async_context(opened(registry, manifest)))
+        self.admit(await self._open.enter_async_context(opened(registry, manifest, replicas)))
 
     def admit(self, hosted: Hosted) -> None:
         """Let calls reach an open model."""

@@ -1,8 +1,8 @@
 """Which threads x instances x batch to run an artefact at: for single requests, and for bulk."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.session import Session
 from optimize.source.samples import Arrays
-from optimize.subject import Subject, opened
+from optimize.subject import Subject, opened_instances
 
 _TRIAL_S = 0.5
 _MIN_CALLS = 4
@@ -31,15 +31,14 @@ def measure(subject: Subject, signature: Signature, split: Path, cores: int) -> 
     found = []
     for threads, instances in layouts(cores):
         laid_out = msgspec.structs.replace(subject, options=SessionOptions(subject.options.target, threads))
-        with ExitStack() as stack:
-            sessions = [stack.enter_context(opened(laid_out)) for _ in range(instances)]
+        with opened_instances(laid_out, instances) as sessions:
             for batch in batch_sizes(signature):
                 inputs = requests(signature, split, opt_sizes(signature, batch))
                 found.append(_point(sessions, inputs, threads, batch))
     return found
 
 
-def _point(sessions: list[Session], inputs: list[Arrays], threads: int, batch: int) -> OperatingPoint:
+def _point(sessions: Sequence[Session], inputs: list[Arrays], threads: int, batch: int) -> OperatingPoint:
     with ThreadPoolExecutor(len(sessions)) as pool:
         start = time.perf_counter()
         runs = list(pool.map(lambda session: _loop(session, inputs, start + _TRIAL_S), sessions))

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.batcher import Batcher, BatcherOptions
 from optimize.runtime.curve import Curve
 from optimize.source.samples import Arrays
-from optimize.subject import Subject, opened
+from optimize.subject import Subject, opened_instances
 
 JUDGED_CALLS = BLOCKS * MIN_BLOCK_CALLS
 SEED = 20_240_103
@@ -110,8 +110,7 @@ async def _serving(service: Service) -> AsyncIterator[Batcher]:
         # Generous: what the limit asks is judged from the latencies, and a queue that grows for ever still comes to an end.
         default_timeout_s=max(10 * service.limit_ms / 1e3, 1.0) if math.isfinite(service.limit_ms) else 60.0,
     )
-    with ExitStack() as stack:
-        sessions = [stack.enter_context(opened(service.subject)) for _ in range(service.instances)]
+    with opened_instances(service.subject, service.instances) as sessions:
         async with Batcher(sessions, service.signature, Curve(service.curve), options) as batcher:
             yield batcher
 

@@ -1,6 +1,7 @@
 """One open model: the only code that opens an artefact, for measuring and for serving."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -62,6 +63,20 @@ class OnnxSession:
         """Answer one batch: arrays by input name to arrays by output name (all of them, or those asked for)."""
         names = self._outputs if outputs is None else list(outputs)
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+
+
+@contextmanager
+def instances(path: Path, options: SessionOptions, count: int) -> Iterator[list[OnnxSession]]:
+    """Sessions that run at once.
+
+    With one thread each they are one session, which may be called from several threads: its weights are then held once. With more,
+    each has a pool of threads of its own.
+    """
+    with ExitStack() as stack:
+        if options.threads == 1:
+            yield [stack.enter_context(OnnxSession(path, options))] * count
+        else:
+            yield [stack.enter_context(OnnxSession(path, options)) for _ in range(count)]
 
 
 _DTYPES = {
