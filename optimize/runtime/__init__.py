@@ -4,7 +4,9 @@
     curve     predicted latency per batch size, from a manifest
     forecast  predicted latency of the next execution, from the curve and from how the last ones went
     joining   join the rows of several requests, and cut the answers apart
-    policy    which requests share an execution, and which can be answered in time: pure
+    line      waiting requests in order of urgency, and the work they stand for
+    packing   who shares the next execution: pure
+    policy    whose turn it is, and who can be answered in time: pure
     slot      one session at work, and the search for the request that made it fail
     batcher   many callers, few executions: the loop around the policy
 

@@ -27,7 +27,8 @@ from optimize.manifest import Signature
 from optimize.runtime.curve import Curve
 from optimize.runtime.forecast import Forecast
 from optimize.runtime.joining import Joining, Shape
-from optimize.runtime.policy import DEFAULT_AGEING_S, Queue, Waiting
+from optimize.runtime.line import Waiting
+from optimize.runtime.policy import DEFAULT_AGEING_S, Queue
 from optimize.runtime.session import Array, Arrays, Session
 from optimize.runtime.slot import Run, Slot
 
@@ -149,7 +150,9 @@ class Batcher:
         self._clock = clock
         self._joining = Joining(signature)
         self._forecast = Forecast(curve, self._joining.dims, min(options.max_batch, signature.max_batch))
-        self._queue: Queue[_Call] = Queue(self._forecast, joinable=signature.batchable, ageing_s=options.ageing_s)
+        self._queue: Queue[_Call] = Queue(
+            self._forecast, joinable=signature.batchable, slots=len(sessions), ageing_s=options.ageing_s
+        )
         self._sequence = itertools.count()
         # Guards the queue, the slots and what is counted per execution: all that the workers share with the loop.
         self._lock = threading.Lock()

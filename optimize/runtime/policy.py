@@ -1,96 +1,21 @@
-"""Which waiting requests share the next execution, and which can be answered in time: pure decisions, no thread and no I/O.
+"""Whose turn it is, and who can be answered in time: pure decisions, no thread and no I/O.
 
-    Waiting    what the policy knows of one request
-    Queue      the waiting requests by urgency; takes the next batch, and predicts when one more would be answered
-
-Urgency is priority first (lower is more urgent), then deadline (earliest first), then arrival. Ageing keeps that order from starving
-anyone: now and then an execution is headed by whoever has waited longest, instead of the most urgent.
+The most urgent request (see :mod:`optimize.runtime.line`) leads the next batch. Ageing keeps that order from starving anyone: now
+and then a batch is led by whoever has waited longest.
 """
 
-from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import islice
-from operator import attrgetter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
+from optimize.runtime import packing
 from optimize.runtime.forecast import Forecast
-from optimize.runtime.joining import Shape
+from optimize.runtime.line import Line, W
 
-# A request that has waited this long may head an execution before more urgent ones ...
+# A request that has waited this long may lead a batch before more urgent ones ...
 DEFAULT_AGEING_S = 1.0
-# ... but only one execution in so many is given away like that, so that a flood of old requests cannot hold up an urgent one.
+# ... but only one batch in so many is given away like that, so that a flood of old requests cannot hold up an urgent one.
 AGED_EVERY = 8
-# To fill a batch of n rows, so many times n requests are looked at: what does not fit is passed over, within reason.
-SCAN_FACTOR = 4
-
-
-class Waiting:
-    """One request: its size, its urgency, and the seconds it takes alone and as its share of a full batch."""
-
-    __slots__ = ("alone_s", "arrived", "deadline", "group", "order", "rows", "shape", "share_s")
-
-    def __init__(
-        self,
-        order: tuple[int, float, int],
-        arrived: float,
-        rows: int,
-        group: Hashable,
-        shape: Shape,
-        forecast: Forecast,
-    ) -> None:
-        self.order = order
-        self.deadline = order[1]
-        self.arrived = arrived
-        self.rows = rows
-        self.group = group
-        self.shape = shape
-        self.alone_s = forecast.promised_s(rows, shape)
-        full = forecast.max_rows
-        self.share_s = forecast.promised_s(full, shape) * rows / full if rows < full else self.alone_s
-
-    def lost(self, now: float) -> bool:
-        """Whether the deadline has passed or will, even if the request runs at once and alone."""
-        return self.deadline <= now or now + self.alone_s > self.deadline
-
-
-W = TypeVar("W", bound=Waiting)
-_ORDER = attrgetter("order")
-
-
-class _Line(Generic[W]):
-    """Requests by urgency, with their rows and their work in seconds."""
-
-    __slots__ = ("requests", "rows", "work_s")
-
-    def __init__(self) -> None:
-        self.requests: list[W] = []
-        self.rows = 0
-        self.work_s = 0.0
-
-    def add(self, request: W) -> None:
-        if not self.requests or self.requests[-1].order < request.order:
-            self.requests.append(request)
-        else:
-            insort(self.requests, request, key=_ORDER)
-        self.rows += request.rows
-        self.work_s += request.share_s
-
-    def discard(self, request: W) -> None:
-        del self.requests[bisect_left(self.requests, request.order, key=_ORDER)]
-        self.rows -= request.rows
-        self.work_s = self.work_s - request.share_s if self.requests else 0.0
-
-    def ahead(self, order: tuple[int, float, int]) -> tuple[int, float]:
-        """Rows and seconds of work that are more urgent than `order`."""
-        if not self.requests or self.requests[-1].order < order:
-            return self.rows, self.work_s
-        place = bisect_left(self.requests, order, key=_ORDER)
-        rows, work_s = 0, 0.0
-        for request in islice(self.requests, place):
-            rows += request.rows
-            work_s += request.share_s
-        return rows, work_s
 
 
 class Taken(NamedTuple, Generic[W]):
@@ -101,15 +26,16 @@ class Taken(NamedTuple, Generic[W]):
 
 
 class Queue(Generic[W]):
-    """The waiting requests of one model."""
+    """The waiting requests of one model, for `slots` executions at a time, each of several requests if they are `joinable`."""
 
-    def __init__(self, forecast: Forecast, *, joinable: bool, ageing_s: float = DEFAULT_AGEING_S) -> None:
+    def __init__(self, forecast: Forecast, *, joinable: bool, slots: int, ageing_s: float = DEFAULT_AGEING_S) -> None:
         self._forecast = forecast
         self._joinable = joinable
+        self._slots = slots
         self._ageing_s = ageing_s
         self._since_aged = AGED_EVERY
-        self._all: _Line[W] = _Line()
-        self._groups: dict[Hashable, _Line[W]] = {}
+        self._all: Line[W] = Line()
+        self._groups: dict[Hashable, Line[W]] = {}
         self._arrivals: OrderedDict[W, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -132,7 +58,7 @@ class Queue(Generic[W]):
         self._arrivals[request] = None
         line = self._groups.get(request.group)
         if line is None:
-            line = self._groups[request.group] = _Line()
+            line = self._groups[request.group] = Line()
         line.add(request)
 
     def discard(self, request: W) -> bool:
@@ -148,20 +74,24 @@ class Queue(Generic[W]):
         return True
 
     def take(self, now: float) -> Taken[W]:
-        """Take out the next execution: the most urgent request that can be kept, and the company that it can bear."""
-        taken: Taken[W] = Taken([], [])
-        while self._arrivals and not taken.batch:
+        """Take out the next batch, and those whose deadline cannot be kept any more."""
+        batch: list[W] = []
+        lost: list[W] = []
+        while self._arrivals and not batch:
             head = self._head(now)
             if head.lost(now):
-                self.discard(head)
-                taken.lost.append(head)
-                continue
-            taken.batch.append(head)
-            if self._joinable and head.rows < self._forecast.max_rows:
-                self._fill(taken.batch, now)
-            for request in taken.batch:
+                gone = [head]
+                lost.append(head)
+            elif self._joinable:
+                packed, given_up = packing.pack(self._groups[head.group], head, now, self._forecast, self._slots)
+                batch = packed.requests
+                lost += given_up
+                gone = [*batch, *given_up]
+            else:
+                gone = batch = [head]
+            for request in gone:
                 self.discard(request)
-        return taken
+        return Taken(batch, lost)
 
     def answer_s(self, request: W, remaining_s: Sequence[float]) -> float:
         """Predicted seconds until `request` would be answered, given when each slot becomes free.
@@ -179,12 +109,12 @@ class Queue(Generic[W]):
             if rows > filled:
                 riders = rows - filled
                 ahead_s -= own_s * riders / rows
-        wait_s = max(ahead_s, 0.0) * forecast.slowdown / len(remaining_s)
+        wait_s = max(ahead_s, 0.0) * forecast.slowdown / self._slots
         return min(remaining_s) + wait_s + forecast.expected_s(riders + request.rows, request.shape)
 
     def drain_s(self, remaining_s: Sequence[float]) -> float:
         """Predicted seconds until all that runs and waits now is done."""
-        return (sum(remaining_s) + self._all.work_s * self._forecast.slowdown) / len(remaining_s)
+        return (sum(remaining_s) + self._all.work_s * self._forecast.slowdown) / self._slots
 
     def _head(self, now: float) -> W:
         urgent = self._all.requests[0]
@@ -194,26 +124,3 @@ class Queue(Generic[W]):
             return urgent
         self._since_aged = 0
         return oldest
-
-    def _fill(self, batch: list[W], now: float) -> None:
-        """Add to the head, in order of urgency, whoever fits: rows within bounds, and no member's deadline broken."""
-        head = batch[0]
-        rows, shape, deadline = head.rows, head.shape, head.deadline
-        full = self._forecast.max_rows
-        expected_s = self._forecast.expected_s
-        for request in islice(self._groups[head.group].requests, SCAN_FACTOR * full):
-            if request is head or rows + request.rows > full:
-                continue
-            widest = shape if request.shape == shape else tuple(map(max, shape, request.shape))
-            together_s = expected_s(rows + request.rows, widest)
-            earliest = min(deadline, request.deadline)
-            if now + together_s > earliest:
-                continue
-            if request.shape != shape:
-                apart_s = expected_s(rows, shape) + expected_s(request.rows, request.shape)
-                if together_s > apart_s:
-                    continue  # the padding would cost more than a second execution
-            batch.append(request)
-            rows, shape, deadline = rows + request.rows, widest, earliest
-            if rows == full:
-                break

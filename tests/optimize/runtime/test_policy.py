@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from optimize.manifest import CurvePoint
 from optimize.runtime.curve import Curve
 from optimize.runtime.forecast import Forecast
-from optimize.runtime.policy import AGED_EVERY, Queue, Waiting
+from optimize.runtime.line import Waiting
+from optimize.runtime.policy import AGED_EVERY, Queue
 from tests.optimize.runtime.fakes import linear_curve
+from tests.optimize.runtime.simulation import Load, Simulation
 
 MAX_ROWS = 8
 FIXED_S, ROW_S = 1.0, 0.25
@@ -24,21 +26,27 @@ def waiting(sequence, *, rows=1, deadline=1e9, priority=0, group="a", arrived=0.
     return Waiting((priority, deadline, sequence), arrived, rows, group, shape, forecast)
 
 
-def queue(requests, *, joinable=True, ageing_s=math.inf, forecast=FORECAST):
-    made = Queue(forecast, joinable=joinable, ageing_s=ageing_s)
+def queue(requests, *, joinable=True, slots=1, ageing_s=math.inf, forecast=FORECAST):
+    made = Queue(forecast, joinable=joinable, slots=slots, ageing_s=ageing_s)
     for request in requests:
         made.add(request)
     return made
 
 
-REQUESTS = st.lists(
-    st.tuples(st.integers(1, MAX_ROWS + 2), st.integers(0, 40), st.integers(-1, 2), st.sampled_from("ab")), max_size=30
-).map(
-    lambda many: [
-        waiting(n, rows=rows, deadline=float(deadline), priority=priority, group=group)
-        for n, (rows, deadline, priority, group) in enumerate(many)
-    ]
-)
+def _requests(most_rows, latest, priorities, groups):
+    one = st.tuples(
+        st.integers(1, most_rows), st.integers(0, latest), st.sampled_from(priorities), st.sampled_from(groups)
+    )
+    return st.lists(one, max_size=40).map(
+        lambda many: [
+            waiting(n, rows=rows, deadline=float(deadline), priority=priority, group=group)
+            for n, (rows, deadline, priority, group) in enumerate(many)
+        ]
+    )
+
+
+# Of every kind, and of one kind so crowded that somebody must be given up.
+REQUESTS = _requests(MAX_ROWS + 2, 40, (-1, 0, 1, 2), "ab") | _requests(2, 10, (0,), "a")
 
 
 @settings(deadline=None)
@@ -51,20 +59,23 @@ def test_a_batch_keeps_every_promise(requests, now, joinable):
     assert sorted([*batch, *lost, *left], key=id) == sorted(requests, key=id), "none lost or duplicated"
     assert line.rows == sum(request.rows for request in left)
     assert len(line) == len(left)
-    for request in lost:
-        assert now + cost_s(request.rows) > request.deadline
     if not batch:
         assert not left
         return
-    assert all(now + cost_s(request.rows) <= request.deadline for request in batch)
-    keepable = [request for request in requests if request not in lost]
-    assert batch[0] is min(keepable, key=lambda request: request.order), "the most urgent that can be kept comes first"
+    rows = sum(request.rows for request in batch)
     if len(batch) > 1:
-        rows = sum(request.rows for request in batch)
         assert joinable
         assert rows <= MAX_ROWS
         assert len({request.group for request in batch}) == 1
-        assert now + cost_s(rows) <= min(request.deadline for request in batch)
+    assert now + cost_s(rows) <= min(request.deadline for request in batch)
+    urgent = min((r for r in requests if now + cost_s(r.rows) <= r.deadline), key=lambda r: r.order)
+    for request in lost:
+        left_s = request.deadline - now - cost_s(request.rows)
+        assert left_s < 0 or (left_s < cost_s(rows) and urgent.order <= request.order < batch[0].order)
+    if batch[0] is not urgent:
+        assert joinable
+        assert (urgent.priority, urgent.group) == (batch[0].priority, batch[0].group)
+        assert urgent.deadline < now + cost_s(rows), "passed over for a batch that it could not bear"
 
 
 @settings(deadline=None)
@@ -96,7 +107,11 @@ def test_the_batch_is_the_largest_that_keeps_the_earliest_deadline(costs_s, dead
     kept = sorted(deadline for deadline in deadlines if costs_s[0] <= deadline)
     batch, _ = line.take(0.0)
     wanted = max((n for n in range(1, min(len(kept), MAX_ROWS) + 1) if costs_s[n - 1] <= kept[0]), default=0)
-    assert [request.deadline for request in batch] == kept[:wanted]
+    if batch and batch[0].deadline > kept[0]:
+        assert len(batch) > wanted, "only for more rows is the earliest given up"
+        assert costs_s[wanted - 1] * len(batch) > costs_s[len(batch) - 1] * wanted, "and for more rows a second"
+    else:
+        assert [request.deadline for request in batch] == kept[:wanted]
 
 
 def test_a_later_request_whose_deadline_would_cut_the_batch_is_passed_over():
@@ -104,6 +119,46 @@ def test_a_later_request_whose_deadline_would_cut_the_batch_is_passed_over():
     others = [waiting(n) for n in (0, 2, 3)]
     batch, _ = queue([others[0], tight, *others[1:]]).take(0.0)
     assert batch == others
+
+
+def test_a_request_at_its_edge_is_served_while_the_others_can_bear_it():
+    edge, others = waiting(0, deadline=cost_s(2)), [waiting(n) for n in range(1, 9)]
+    assert queue([edge, *others]).take(0.0) == ([edge, others[0]], [])
+
+
+def test_a_request_at_its_edge_is_given_up_when_the_others_cannot_bear_it():
+    edge = waiting(0, deadline=cost_s(2))
+    others = [waiting(n, deadline=2 * cost_s(8)) for n in range(1, 17)]
+    assert queue([edge, *others]).take(0.0) == (others[:8], [edge])
+
+
+def test_nobody_is_given_up_for_the_less_urgent():
+    edge = waiting(0, deadline=cost_s(2))
+    others = [waiting(n, deadline=2 * cost_s(8), priority=1) for n in range(1, 17)]
+    assert queue([edge, *others]).take(0.0) == ([edge, others[0]], [])
+
+
+def test_a_request_that_another_slot_may_still_answer_is_passed_over_but_not_given_up():
+    edge = waiting(0, deadline=2.0)
+    others = [waiting(n, deadline=3.25) for n in range(1, 36)]
+    line = queue([edge, *others], slots=4)
+    assert line.take(0.0) == (others[:8], [])
+    assert edge in line
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 0.2, 1.0])
+@pytest.mark.parametrize("overload", [2.0, 4.0])
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize(("fixed_s", "row_s"), [(0.004, 0.0005), (0.02, 0.00001), (0.0001, 0.001)])
+def test_overload_costs_no_throughput_and_the_accepted_are_in_time(fixed_s, row_s, slots, overload, timeout_s):
+    forecast = Forecast(linear_curve(fixed_s, row_s, 32), (), 32)
+    noise = (0.8, 0.85, 0.9, 0.95, 1.0)
+    capacity = slots * 32 / (forecast.promised_s(32, ()) * sum(noise) / len(noise))
+    simulation = Simulation(forecast, Load(overload * capacity, 3.0, lambda _: timeout_s), slots, noise)
+    simulation.run()
+    assert simulation.in_time >= 0.93 * capacity * 3.0
+    assert simulation.late == 0
+    assert simulation.dropped <= 0.15 * simulation.refused, "who is refused is refused at the door"
 
 
 def test_who_does_not_fit_is_passed_over_for_who_does():
@@ -174,6 +229,7 @@ def test_the_predicted_answer_counts_other_groups_and_all_slots():
     line = queue([waiting(n, rows=8, group=group) for n, group in enumerate("abab")])
     request = waiting(9, group="c")
     assert line.answer_s(request, [0.5]) == pytest.approx(0.5 + 4 * cost_s(8) + cost_s(1))
+    line = queue([waiting(n, rows=8, group=group) for n, group in enumerate("abab")], slots=2)
     assert line.answer_s(request, [0.5, 0.7]) == pytest.approx(0.5 + 2 * cost_s(8) + cost_s(1))
     assert line.drain_s([0.5, 0.7]) == pytest.approx((0.5 + 0.7 + 4 * cost_s(8)) / 2)
 

@@ -1,0 +1,80 @@
+"""The policy in simulated time: Poisson arrivals, a door, slots that run what the queue gives, and nothing that is not seeded."""
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimize.runtime.forecast import Forecast
+from optimize.runtime.line import Waiting
+from optimize.runtime.policy import Queue
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests of one row, `rate` a second for `seconds`, each allowed what `timeout_s` draws."""
+
+    rate: float
+    seconds: float
+    timeout_s: Callable[[random.Random], float]
+
+
+class Simulation:
+    """One run: `refused` at the door, `dropped` from the queue, answered `in_time` or `late`.
+
+    An execution takes its promise times a factor drawn from `noise`.
+    """
+
+    def __init__(self, forecast: Forecast, load: Load, slots: int, noise: tuple[float, ...]) -> None:
+        self.in_time = self.late = self.refused = self.dropped = self.rows = self.executions = 0
+        self._forecast = forecast
+        self._load = load
+        self._noise = noise
+        self._chance = random.Random(1)
+        self._queue: Queue[Waiting] = Queue(forecast, joinable=True, slots=slots)
+        self._busy_until = [0.0] * slots
+        self._idle = set(range(slots))
+        self._running: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        """Let all requests come, and all that were accepted end."""
+        now, number = 0.0, 0
+        while now < self._load.seconds:
+            now += self._chance.expovariate(self._load.rate)
+            number += 1
+            while self._running and self._running[0][0] <= now:
+                self._finish()
+            self._arrive(now, number)
+        while self._running:
+            self._finish()
+
+    def _arrive(self, now: float, number: int) -> None:
+        deadline = now + self._load.timeout_s(self._chance)
+        request = Waiting((0, deadline, number), now, 1, (), (), self._forecast)
+        remaining_s = [max(0.0, until - now) for until in self._busy_until]
+        if self._idle:
+            self._start(now, self._idle.pop(), [request])
+        elif now + self._queue.answer_s(request, remaining_s) > deadline:
+            self.refused += 1
+        else:
+            self._queue.add(request)
+
+    def _finish(self) -> None:
+        now, slot = heapq.heappop(self._running)
+        batch, lost = self._queue.take(now)
+        self.dropped += len(lost)
+        if batch:
+            self._start(now, slot, batch)
+        else:
+            self._idle.add(slot)
+
+    def _start(self, now: float, slot: int, batch: list[Waiting]) -> None:
+        execution_s = self._forecast.promised_s(len(batch), ()) * self._chance.choice(self._noise)
+        self._busy_until[slot] = now + self._forecast.expected_s(len(batch), ())
+        self._forecast.observe(len(batch), (), execution_s)
+        heapq.heappush(self._running, (now + execution_s, slot))
+        self.executions += 1
+        self.rows += len(batch)
+        in_time = sum(now + execution_s <= request.deadline for request in batch)
+        self.in_time += in_time
+        self.late += len(batch) - in_time
