@@ -11,7 +11,19 @@ from onnx import TensorProto
 
 from optimize.errors import CandidateError
 from optimize.recipes import calibration as samples
-from optimize.recipes import clipping, folding, histograms, placement, qdq, ranges, reasons, storage, tables, types
+from optimize.recipes import (
+    clipping,
+    folding,
+    histograms,
+    noise,
+    placement,
+    qdq,
+    ranges,
+    reasons,
+    storage,
+    tables,
+    types,
+)
 from optimize.recipes import graph as graphs
 from optimize.recipes.built import Built
 
@@ -59,7 +71,7 @@ def build(
     changed = count_quantised(model.graph)
     if not changed:
         raise CandidateError(reasons.nothing_quantised(model.graph))
-    return Built(storage.write(model, folder / "model.onnx"), changed, notes)
+    return Built(storage.write(model, folder / "model.onnx"), changed, (*notes, *noise.notes(batches)))
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:
