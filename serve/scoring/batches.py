@@ -36,7 +36,7 @@ class Slice:
 
         Rows whose padding may differ are ordered by size first, so that little is padded.
         """
-        if not self._signature.batchable:
+        if largest == 1:
             return list(np.arange(self.rows, dtype=np.int64).reshape(self.rows, 1))
         groups = self._groups()
         order = np.lexsort((*(self._sizes[axis] for axis in self._padded), groups))

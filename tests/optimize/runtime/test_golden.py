@@ -52,6 +52,12 @@ def test_tolerance_decides(tmp_path: Path, offset: float, reproduces: bool) -> N
             replay(session, path, golden())
 
 
+def test_answer_that_was_nan_when_published_may_still_be(tmp_path: Path) -> None:
+    nan = np.full(2, np.nan, np.float32)
+    path = stored(tmp_path, in__0__x=nan, out__0__y=nan)
+    replay(FakeSession(lambda inputs: {"y": inputs["x"]}), path, golden())
+
+
 def test_integers_must_be_equal_whatever_the_tolerance(tmp_path: Path) -> None:
     path = stored(tmp_path, in__0__x=np.zeros(1), out__0__label=np.array([3, 4]))
     replay(FakeSession(lambda _: {"label": np.array([3, 4])}), path, golden(atol=10))

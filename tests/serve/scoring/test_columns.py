@@ -117,6 +117,8 @@ def test_stack_takes_any_rows() -> None:
     column = decode(pa.array([[0, 0], [1, 1], [2, 2]]), spec("int64", "batch", "a"), 0)
     assert column.stack(np.array([1, 2]), (2,), None).tolist() == [[1, 1], [2, 2]]
     assert column.stack(np.array([2, 0, 0]), (2,), None).tolist() == [[2, 2], [0, 0], [0, 0]]
+    four = decode(pa.array([0, 1, 2, 3]), spec("int64", "batch"), 0)
+    assert four.stack(np.array([0, 2, 1, 3]), (), None).tolist() == [0, 2, 1, 3]
 
 
 def test_stack_pads_shorter_rows() -> None:

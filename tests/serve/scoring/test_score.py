@@ -24,7 +24,7 @@ from tests.serve.scoring import models
 COMMAND = (sys.executable, "-c", "from optimize.cli import main; main()", "score")
 ROW_GROUPS = 60
 ROWS = ROW_GROUPS * 16
-TIMEOUT_S = 90.0
+TIMEOUT_S = 180.0
 TAG = "PROVESERVE_TEST"
 
 

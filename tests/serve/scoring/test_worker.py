@@ -79,6 +79,16 @@ def test_rows_of_two_lengths_are_answered_each_at_its_own(tmp_path: Path) -> Non
     }
 
 
+def test_executions_are_as_large_as_the_layout_says_and_the_tail_is_ragged(tmp_path: Path) -> None:
+    model = models.model(
+        [helper.make_node("Shape", ["x"], ["rows"]), helper.make_node("Expand", ["rows", "rows"], ["y"])],
+        [("x", INT64, ["batch"])],
+        [("y", INT64, ["batch"])],
+    )
+    signature = signature_of(model, tmp_path, batch=Dim(1, 4, 4))
+    assert scored(tmp_path, model, signature, x=list(range(10)))["y"] == [4] * 8 + [2] * 2
+
+
 def test_padded_rows_are_answered_without_the_padding(tmp_path: Path) -> None:
     model = models.model(
         [helper.make_node("Neg", ["x"], ["y"])], [("x", INT64, ["batch", "n"])], [("y", INT64, ["batch", "n"])]
