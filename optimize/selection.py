@@ -99,7 +99,7 @@ def _placed(trial: Trial, winner: str | None, how: str | None) -> Trial:
     if trial.name == winner:
         return _with(trial, "winner", "keeps every budget and is best for the objective")
     if winner is not None and how is not None and trial.status in ("qualified", "inconclusive"):
-        return _with(trial, trial.status, f"{trial.reason}; does not win: {how}")
+        return _with(trial, trial.status, f"does not win: {how}; {trial.reason}")
     return trial
 
 
