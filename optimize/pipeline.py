@@ -16,7 +16,7 @@ from optimize import candidates, estimate, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
-from optimize.errors import CandidateError, Exit, ProveserveError, SourceError
+from optimize.errors import ArtifactError, CandidateError, Exit, ProveserveError, SourceError
 from optimize.evidence import comparison
 from optimize.export import BASELINE, Conversion, Reading
 from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
@@ -178,10 +178,20 @@ def _winner(registry: Registry, champion: Entrant, manifest: Manifest) -> Winner
 
 def _current(ground: Ground, registry: Registry) -> Entrant | None:
     """The version that is served now, for `speed.max_slowdown`."""
-    name = ground.bench.name
-    if ground.bench.budgets.speed.max_slowdown is None or registry.current(name) is None:
+    if ground.bench.budgets.speed.max_slowdown is None:
         return None
-    return _entrant(ground, registry, registry.load(name))
+    served = _served(ground, registry)
+    return _entrant(ground, registry, served) if served else None
+
+
+def _served(ground: Ground, registry: Registry) -> Manifest | None:
+    """The current version, where there is one; a damaged one is as good as none, since this run publishes the next."""
+    name = ground.bench.name
+    try:
+        return registry.load(name) if registry.current(name) is not None else None
+    except ArtifactError as error:
+        ground.bench.progress.note(name, f"the current version counts as none: {error}")
+        return None
 
 
 def _elected(ground: Ground, entrants: list[Entrant]) -> tuple[Entrant | None, list[Entrant]]:
@@ -332,11 +342,9 @@ def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.flo
 def _published(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:
     """Publish the champion, unless the current version is this very answer to these very budgets."""
     manifest = _manifest(ground, registry, champion, crowned)
-    current = registry.current(manifest.model)
-    if current is not None:
-        served = registry.load(manifest.model, current)
-        if _same(served, manifest):
-            return served
+    served = _served(ground, registry)
+    if served is not None and _same(served, manifest):
+        return served
     manifest = registry.publish(manifest)
     ground.bench.progress.note(manifest.model, f"published version {manifest.version}")
     return manifest
