@@ -15,7 +15,6 @@ from optimize.manifest import (
     Manifest,
     SessionOptions,
     Signature,
-    TensorSpec,
 )
 from optimize.registry import Registry
 from optimize.runtime.session import OnnxSession
