@@ -129,6 +129,7 @@ class Registry:
                     shutil.copyfileobj(source, sink, _CHUNK_BYTES)
                     _flush(sink.fileno())
                 temporary.replace(target)
+        target.touch()  # young again, so that nobody collects it before a version names it
         return blob
 
     def publish(self, manifest: Manifest) -> Manifest:

@@ -266,6 +266,54 @@ def test_promote_and_publish_move_current(registry: Registry) -> None:
     assert registry.current("identity") == 3
 
 
+def test_rollback_goes_to_the_version_before(registry: Registry) -> None:
+    for _ in range(2):
+        registry.publish(registry.load("identity"))
+    assert (registry.rollback("identity"), registry.current("identity")) == (2, 2)
+    assert (registry.rollback("identity"), registry.current("identity")) == (1, 1)
+    with pytest.raises(ArtifactError, match=r"identity: no version before 1 in .*; nothing to go back to"):
+        registry.rollback("identity")
+    with pytest.raises(ArtifactError, match="other: no version before a current one"):
+        registry.rollback("other")
+
+
+def aged(path: Path, hours: float) -> Path:
+    then_s = time.time() - hours * 3600
+    os.utime(path, (then_s, then_s))
+    return path
+
+
+def test_what_no_version_names_is_collected_once_it_is_old(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "orphan").write_bytes(b"orphan")
+    orphan = registry.blob(registry.put(tmp_path / "orphan", "orphan"))
+    stray = registry.root / "models/identity/1/.manifest.json.0123"
+    stray.write_bytes(b"half")
+    named = [blob_path(registry, blob) for blob in (*registry.load("identity").artifact.files,)]
+    for path in (orphan, stray, *named):
+        aged(path, hours=2)
+    assert registry.collect(older_than_s=3 * 3600) == []
+    assert set(registry.collect(older_than_s=3600)) == {orphan, stray}
+    assert not orphan.exists()
+    check_whole(registry)
+
+
+def test_blob_that_is_put_again_is_not_collected_before_a_version_names_it(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "orphan").write_bytes(b"orphan")
+    path = aged(registry.blob(registry.put(tmp_path / "orphan", "orphan")), hours=48)
+    registry.put(tmp_path / "orphan", "orphan")
+    assert registry.collect(older_than_s=3600) == []
+    assert path.exists()
+
+
+def test_nothing_is_collected_while_a_manifest_is_damaged(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "orphan").write_bytes(b"orphan")
+    path = aged(registry.blob(registry.put(tmp_path / "orphan", "orphan")), hours=48)
+    registry.manifest_path("identity", 1).write_text("{")
+    with pytest.raises(ArtifactError, match="not a manifest"):
+        registry.collect(older_than_s=0)
+    assert path.exists()
+
+
 def test_registry_is_relative_to_its_budgets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     budgets = Budgets(schema=1, models={}, registry="../store")
