@@ -70,7 +70,7 @@ def export(
     ] = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use what earlier runs built and measured.")] = True,
     timeout: Annotated[
-        float, typer.Option(help="Seconds that one step of one candidate may take.")
+        float, typer.Option(help="Seconds that one step of one candidate may take.", min=1)
     ] = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
     report_to: Annotated[

@@ -1,0 +1,238 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from optimize import budgets
+from tests.optimize.test_manifest import HEAVY
+from tests.published import identity, publish, scale
+
+OPTIMIZE = Path(sys.executable).with_name("optimize")
+BROKEN = """schema = 1
+[models.a]
+source = "a.onnx"
+latncy.p99_ms = 1
+"""
+GOOD = """schema = 1
+[models.a]
+source = "a.onnx"
+size.mb = 1
+"""
+
+
+def optimize(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(OPTIMIZE), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, cwd=cwd
+    )
+
+
+def one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+def test_help_names_every_command_and_is_quick() -> None:
+    start = time.monotonic()
+    done = optimize("--help")
+    took_s = time.monotonic() - start
+    assert done.returncode == 0
+    commands = (
+        "init",
+        "export",
+        "validate",
+        "report",
+        "serve",
+        "score",
+        "loadtest",
+        "doctor",
+        "versions",
+        "promote",
+        "rollback",
+        "gc",
+    )
+    assert not [name for name in commands if f" {name} " not in done.stdout]
+    # 0.4 s are promised on a quiet machine; what costs time is held by the next test.
+    assert took_s < 4.0
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = "import sys, optimize.cli as c\ntry: c.main()\nfinally: print(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Usage:" in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "optimize" in loaded
+    assert not loaded & (HEAVY | {"pyarrow", "google", "gevent", "pandas", "rich.console"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["export", "--nonsense"], "No such option: --nonsense"),
+        (["export", "--timeout", "soon"], "Invalid value for '--timeout': "),
+        (["export", "--timeout", "0"], "Invalid value for '--timeout': "),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["promote", "digits"], "Missing argument"),
+    ],
+)
+def test_wrong_command_line_exits_2(tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = optimize(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["export", "validate", "report"])
+def test_missing_budgets_file_exits_2_with_one_line(tmp_path: Path, command: str) -> None:
+    done = optimize(command, "--budget", tmp_path / "none.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert one_line(done.stderr).startswith(f"error: {tmp_path}/none.toml: no such file; write one with `optimize init")
+
+
+@pytest.mark.parametrize("command", ["export", "validate", "report"])
+def test_problem_in_the_budgets_file_exits_2_with_its_key(tmp_path: Path, command: str) -> None:
+    (tmp_path / "budgets.toml").write_text(BROKEN)
+    done = optimize(command, "--budget", tmp_path / "budgets.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"error: {tmp_path}/budgets.toml: 1 problem",
+        "  models.a.latncy: unknown key; did you mean `latency`?",
+    ]
+
+
+@pytest.mark.parametrize("command", ["export", "validate", "report"])
+def test_unknown_model_exits_2_with_the_known_ones(tmp_path: Path, command: str) -> None:
+    (tmp_path / "budgets.toml").write_text(GOOD)
+    done = optimize(command, "--budget", tmp_path / "budgets.toml", "--model", "b", "--model", "a")
+    assert (done.returncode, done.stdout) == (2, "")
+    line = one_line(done.stderr)
+    assert line.startswith("error: ")
+    assert "b is not in" in line
+    assert line.endswith("a")
+
+
+def test_quick_and_build_only_exclude_each_other(tmp_path: Path) -> None:
+    done = optimize("export", "--quick", "--build-only", "--budget", tmp_path / "budgets.toml")
+    assert done.returncode == 2
+    assert "--quick and --build-only were both given" in one_line(done.stderr)
+
+
+def test_registry_that_cannot_be_written_exits_4_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("a file stands where the folder should")
+    (tmp_path / "budgets.toml").write_text(GOOD)
+    done = optimize("export", "--budget", tmp_path / "budgets.toml")
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "artifacts") in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A registry with two versions of `net`."""
+    root = tmp_path / "registry"
+    publish(root, "net", identity(), tmp_path)
+    publish(root, "net", scale(2.0), tmp_path)
+    return root
+
+
+def test_versions_promote_and_rollback(published: Path) -> None:
+    def listed() -> list[list[str]]:
+        done = optimize("versions", "net", "--registry", published)
+        assert done.returncode == 0
+        return [line.split() for line in done.stdout.splitlines()]
+
+    assert [(line[0], line[-1]) for line in listed()] == [("1", listed()[0][-1]), ("2", "current")]
+    assert optimize("rollback", "net", "--registry", published).stdout == "net: version 1 is current\n"
+    assert [line[0] for line in listed() if line[-1] == "current"] == ["1"]
+    assert optimize("promote", "net", 2, "--registry", published).stdout == "net: version 2 is current\n"
+    assert [line[0] for line in listed() if line[-1] == "current"] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("versions", "other"), "other: no current version in"),
+        (("promote", "net", 9), "net: no version 9 in"),
+        (("rollback", "other"), "other: no version before a current one"),
+    ],
+)
+def test_version_that_is_not_there_exits_4_with_one_line(
+    published: Path, arguments: tuple[object, ...], told: str
+) -> None:
+    done = optimize(*arguments, "--registry", published)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert told in one_line(done.stderr)
+
+
+def test_gc_says_what_it_deleted(published: Path) -> None:
+    (published / "blobs" / "sha256" / "0123").write_bytes(b"orphan")
+    assert optimize("gc", "--registry", published).stdout == "deleted 0 files that no version names\n"
+    assert (
+        optimize("gc", "--registry", published, "--older-than", 0).stdout == "deleted 1 files that no version names\n"
+    )
+
+
+def test_init_writes_a_file_that_loads_once_and_never_overwrites(tmp_path: Path) -> None:
+    publish(tmp_path / "registry", "net", identity(), tmp_path)
+    done = optimize("init", "net.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    model = budgets.load(tmp_path / "budgets.toml").models["net"]
+    assert (model.source, model.inputs["x"].shape) == ("net.onnx", ("batch", 4))
+    again = optimize("init", "net.onnx", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "budgets.toml: is there already" in one_line(again.stderr)
+
+
+MODULES = """
+from torch import nn
+class Net(nn.Module):
+    def forward(self, image, scale=None): return image
+def net(): return Net()
+def text(): return "no module"
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "check"),
+    [
+        ("net.py:net", lambda text: "image" in text),
+        ("net.py:Net", lambda text: "image" in text),
+    ],
+)
+def test_init_of_a_module(tmp_path: Path, model: str, check: Callable[[str], bool]) -> None:
+    (tmp_path / "net.py").write_text(MODULES)
+    done = optimize("init", model, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert check((tmp_path / "budgets.toml").read_text())
+    assert budgets.load(tmp_path / "budgets.toml").models["net"].source == model
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("none.onnx", "none.onnx: no such file"),
+        ("net.py:absent", "net.py has no attribute 'absent'"),
+        ("net.py:text", "net.py:text: gave str; wanted a torch.nn.Module"),
+        ("net", "wanted `file.py:attr` or `package.module:attr`"),
+    ],
+)
+def test_init_of_what_is_no_model_exits_2_with_one_line(tmp_path: Path, model: str, told: str) -> None:
+    (tmp_path / "net.py").write_text(MODULES)
+    done = optimize("init", model, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in one_line(done.stderr)
+    assert not (tmp_path / "budgets.toml").exists()
+
+
+def test_doctor_says_what_is_here() -> None:
+    done = optimize("doctor")
+    assert done.returncode == 0, done.stdout
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert lines["platform"] == "linux"
+    assert "CPUExecutionProvider" in lines["onnxruntime providers"]
+    assert json.dumps(lines)
