@@ -75,11 +75,21 @@ def build(
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:
-    """Nodes that read an activation out of DequantizeLinear, or look up rows of an 8-bit table."""
-    quantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    quantised |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
-    pairs = ("QuantizeLinear", "DequantizeLinear")
-    return sum(node.op_type not in pairs and any(name in quantised for name in node.input[:1]) for node in graph.node)
+    """Nodes that runtimes compute in 8 bits: from quantised operands, or from and to quantised values, or out of an 8-bit table."""
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    integers = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
+    rounded = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    # A Relu or Clip before the rounding becomes part of the node before it.
+    rounded |= {node.input[0] for node in graph.node if node.op_type in placement.FUSED and node.output[0] in rounded}
+    count = 0
+    for node in graph.node:
+        if node.op_type in graphs.ANCHORS:
+            count += dequantised.issuperset(node.input[:2])
+        elif node.op_type == "Gather":
+            count += node.input[0] in integers | dequantised
+        elif node.op_type in placement.PASSING:
+            count += node.input[0] in dequantised and rounded.issuperset(node.output)
+    return count
 
 
 def _activations(graph: onnx.GraphProto) -> list[str]:

@@ -4,6 +4,7 @@ The graph is extended so that it reports the smallest and largest value of each 
 onnxruntime, so memory is that of one ordinary call, whatever the shapes of the batches and however many there are.
 """
 
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from optimize.errors import CandidateError
 from optimize.recipes import graph as graphs
@@ -20,7 +21,6 @@ from optimize.recipes import storage
 from optimize.recipes.calibration import Batch
 
 _SILENT = 4
-_PREFIX = "proveserve_range"
 
 
 class Range(NamedTuple):
@@ -42,41 +42,34 @@ def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch], *, fi
     with tempfile.TemporaryDirectory(prefix="proveserve-") as folder:
         session = opened(model, Path(folder))
         for batch in batches:
-            for name, (low, high) in zip(tensors, run(session, outputs, batch), strict=True):
-                if np.isnan(low) or np.isnan(high):
+            values = [float(value.item()) for value in run(session, outputs, batch)]
+            for name, low, high in zip(tensors, values[::2], values[1::2], strict=True):
+                if math.isnan(low) or math.isnan(high):
                     raise CandidateError(
                         f"value {name!r} is NaN on a calibration sample; the model cannot be calibrated"
                     )
-                found[name] = Range(min(found[name].low, float(low)), max(found[name].high, float(high)))
+                # An empty tensor's least value is infinity and its greatest minus infinity: neither changes what was found.
+                found[name] = Range(min(found[name].low, low), max(found[name].high, high))
     return found
 
 
 def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str], *, finite: bool) -> list[str]:
-    """Add an output of two values, least and greatest, for each tensor, and return the outputs' names."""
+    """Add two outputs for each tensor, its least and its greatest value, and return the outputs' names."""
     graph = model.graph
-    flat, zero = f"{_PREFIX}_flat", f"{_PREFIX}_zero"
-    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), flat))
-    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), zero))
+    names = graphs.Names(graph)
+    zero = names.fresh("range_zero")
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), zero))
     outputs = []
-    for index, tensor in enumerate(tensors):
-        name = f"{_PREFIX}_{index}"
+    for tensor in tensors:
         value = tensor
         if finite:
-            value = f"{name}_finite"
-            graph.node.append(helper.make_node("IsInf", [tensor], [f"{name}_infinite"]))
-            graph.node.append(helper.make_node("Where", [f"{name}_infinite", zero, tensor], [value]))
-        # With a zero among them there are always values, even where a tensor is empty.
-        graph.node.extend(
-            [
-                helper.make_node("Reshape", [value, flat], [f"{name}_flat"]),
-                helper.make_node("Concat", [f"{name}_flat", zero], [f"{name}_all"], axis=0),
-                helper.make_node("ReduceMin", [f"{name}_all"], [f"{name}_low"], keepdims=1),
-                helper.make_node("ReduceMax", [f"{name}_all"], [f"{name}_high"], keepdims=1),
-                helper.make_node("Concat", [f"{name}_low", f"{name}_high"], [name], axis=0),
-            ]
-        )
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]))
-        outputs.append(name)
+            infinite, value = names.fresh(f"{tensor}_infinite"), names.fresh(f"{tensor}_finite")
+            graph.node.append(helper.make_node("IsInf", [tensor], [infinite]))
+            graph.node.append(helper.make_node("Where", [infinite, zero, tensor], [value]))
+        for op_type in ("ReduceMin", "ReduceMax"):
+            outputs.append(names.fresh(f"{tensor}_{op_type}"))
+            graph.node.append(helper.make_node(op_type, [value], [outputs[-1]], keepdims=1))
+            graph.output.append(onnx.ValueInfoProto(name=outputs[-1]))
     return outputs
 
 

@@ -175,7 +175,8 @@ def _target(trt: Any, config: Any, compute_capabilities: Sequence[str]) -> None:
     if compute_capabilities:
         config.num_compute_capabilities = len(compute_capabilities)
         for index, capability in enumerate(compute_capabilities):
-            config.set_compute_capability(known[capability], index)
+            if not config.set_compute_capability(known[capability], index):
+                raise CandidateError(f"tensorrt-rtx does not build for compute capability {capability}")
 
 
 def _members(enumeration: Any) -> Iterable[tuple[str, Any]]:

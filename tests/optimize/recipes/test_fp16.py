@@ -67,18 +67,19 @@ def test_values_beyond_65504_stay_in_fp32_from_node_to_node(tmp_path):
             helper.make_node("ReduceMean", ["turned"], ["mean"], keepdims=1),
             helper.make_node("Div", ["turned", "million"], ["small"]),
             helper.make_node("Tanh", ["small"], ["y"]),
+            helper.make_node("Sigmoid", ["turned"], ["gate"]),
         ],
         {"x": ["batch", 4]},
-        {"y": [4, "batch"], "mean": [1, 1]},
+        {"y": [4, "batch"], "mean": [1, 1], "gate": [4, "batch"]},
         [weight("w", 4, 4), number("thousand", 1e3), number("million", 1e6)],
     )
     built = fp16.build(source, tmp_path / "out", batches((4,)))
     found = element_types(built)
-    assert {name: found[name] for name in ("h", "large", "larger", "turned", "small")} == {
-        "h": HALF, "large": HALF, "larger": SINGLE, "turned": SINGLE, "small": SINGLE,
+    assert {name: found[name] for name in ("h", "large", "larger", "turned", "small", "gate")} == {
+        "h": HALF, "large": HALF, "larger": SINGLE, "turned": SINGLE, "small": SINGLE, "gate": SINGLE,
     }  # fmt: skip
     assert built.changed == 3
-    assert built.notes == ("4 nodes stay in fp32, since their values go beyond 65504",)
+    assert built.notes == ("5 nodes stay in fp32, since their values go beyond 65504",)
     assert_close(source, built, batches((4,))[0])
 
 
@@ -217,6 +218,37 @@ def test_bodies_stay_in_fp32_and_read_fp32(tmp_path):
     assert built.notes == ("1 MatMul inside If, Loop or Scan bodies stay in fp32",)
     for flag in (True, False):
         assert_close(source, built, {"flag": np.array(flag), "x": batches((4,))[0]["x"][:4]})
+
+
+def test_the_state_of_a_loop_stays_in_fp32(tmp_path):
+    body = helper.make_graph(
+        [helper.make_node("Add", ["state", "h"], ["next"]), helper.make_node("Identity", ["go"], ["still"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", SINGLE, ["batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", SINGLE, ["batch", 4]),
+        ],
+    )
+    source = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("Loop", ["times", "", "h"], ["last"], body=body),
+            helper.make_node("MatMul", ["last", "w"], ["y"]),
+        ],
+        {"times": [], "x": ["batch", 4]},
+        {"y": ["batch", 4]},
+        [weight("w", 4, 4)],
+        types={"times": TensorProto.INT64},
+    )
+    built = fp16.build(source, tmp_path / "out")
+    assert built.changed == 2
+    assert_close(source, built, {"times": np.array(3), "x": batches((4,))[0]["x"]})
 
 
 def test_a_tree_ensemble_and_a_graph_of_integers_are_refused(tmp_path):

@@ -33,7 +33,7 @@ def test_an_inner_value_named_as_an_output_gets_a_name_of_its_own(tmp_path):
         [
             helper.make_node("Add", ["x", "x"], ["add"]),
             helper.make_node("Mul", ["add", "add"], ["square"]),
-            helper.make_node("Relu", ["square"], ["add"]),
+            helper.make_node("Sub", ["square", "add"], ["add"]),
         ],
         {"x": ["batch", 4]},
         {"add": ["batch", 4]},
@@ -41,7 +41,7 @@ def test_an_inner_value_named_as_an_output_gets_a_name_of_its_own(tmp_path):
     with pytest.raises(Exception, match="Duplicate definition"):
         run(source, {"x": X})
     graph.prepare(source, tmp_path / "p.onnx")
-    np.testing.assert_allclose(run(tmp_path / "p.onnx", {"x": X})[0], (2 * X) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(run(tmp_path / "p.onnx", {"x": X})[0], (2 * X) ** 2 - 2 * X, rtol=1e-6, atol=1e-6)
 
 
 def test_a_name_that_could_mean_either_value_is_refused(tmp_path):
@@ -164,20 +164,18 @@ def test_weights_that_are_also_inputs_become_constants(tmp_path):
     np.testing.assert_array_equal(run(source, {"x": X})[0], run(tmp_path / "p.onnx", {"x": X})[0])
 
 
-def test_wrong_shapes_in_a_model_stop_nothing(tmp_path):
-    # Shape inference finds the contradiction and gives up; onnxruntime warns and runs.
+def test_failing_shape_inference_stops_nothing(tmp_path):
+    # The file does not declare the operators it uses: onnxruntime runs it, shape inference gives up.
+    gelu = helper.make_node("Gelu", ["x"], ["h"], domain="com.microsoft")
     source = save(
         tmp_path / "m.onnx",
-        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+        [gelu, helper.make_node("MatMul", ["h", "w"], ["hidden"]), helper.make_node("Relu", ["hidden"], ["y"])],
         {"x": ["batch", 4]},
         {"y": ["batch", 3]},
         [weight("w", 4, 3)],
     )
-    model = onnx.load(source)
-    model.graph.value_info.append(helper.make_tensor_value_info("h", FLOAT, ["batch", 17]))
-    onnx.save(model, source)
     with pytest.raises(onnx.shape_inference.InferenceError):
-        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        onnx.shape_inference.infer_shapes(onnx.load(source))
     built = int8_dynamic.build(source, tmp_path / "out")
     assert built.changed == 1
     wanted = run(source, {"x": X})[0]

@@ -47,6 +47,19 @@ def test_matmul_and_gemm_are_quantised_per_channel_with_two_dynamic_axes(tmp_pat
         compare(source, built, {"x": RNG.normal(size=(rows, length, 16)).astype(np.float32)}, 0.02)
 
 
+def test_a_value_that_two_nodes_read_is_quantised_once(tmp_path):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("MatMul", ["x", "v"], ["z"])],
+        {"x": ["batch", 8]},
+        {"y": ["batch", 8], "z": ["batch", 4]},
+        [weight("w", 8, 8), weight("v", 8, 4)],
+    )
+    built = int8_dynamic.build(source, tmp_path / "out")
+    assert operators(built.files[0]).count("DynamicQuantizeLinear") == 1
+    compare(source, built, {"x": RNG.normal(size=(3, 8)).astype(np.float32)}, 0.02)
+
+
 def test_an_embedding_table_takes_a_quarter_of_its_size(tmp_path):
     source = save(
         tmp_path / "m.onnx",

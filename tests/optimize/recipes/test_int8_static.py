@@ -69,6 +69,13 @@ def test_a_cpu_graph_runs_in_integers_from_the_first_convolution_to_the_last_lay
     assert_close(residual, built.files[0], batches((3, 16, 16))[0], 0.05)
 
 
+def test_a_value_that_is_only_moved_keeps_its_scale(residual, tmp_path):
+    graph = graph_of(int8_static.build(residual, tmp_path / "out", batches((3, 16, 16))).files[0])
+    scales = {node.input[0]: node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert scales["features"] == scales["pool"]  # on either side of Flatten
+    assert scales["pool"] != scales["r2"]  # on either side of GlobalAveragePool
+
+
 def test_activations_of_a_cpu_graph_use_all_eight_bits(residual, tmp_path):
     graph = graph_of(int8_static.build(residual, tmp_path / "out", batches((3, 16, 16))).files[0])
     zeros = constants_read_by(graph, "QuantizeLinear", 2)
@@ -147,7 +154,13 @@ def test_an_output_that_is_rounded_keeps_its_name(tmp_path):
         [weight("k", 6, 4, 3, 3, scale=0.2), weight("k2", 6, 6, 3, 3, scale=0.2)],
     )
     built = int8_static.build(source, tmp_path / "out", batches((4, 8, 8)))
-    assert [value.name for value in graph_of(built.files[0]).output] == ["c", "y"]
+    graph = graph_of(built.files[0])
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    # Both are what the integer convolution gives, rounded.
+    assert [(value.name, makers[value.name]) for value in graph.output] == [
+        ("c", "DequantizeLinear"),
+        ("y", "DequantizeLinear"),
+    ]
     assert_close(source, built.files[0], batches((4, 8, 8))[0], 0.05)
 
 

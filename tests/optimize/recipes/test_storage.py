@@ -20,7 +20,7 @@ def source(tmp_path):
         [helper.make_node("MatMul", ["x", "w1"], ["h"]), helper.make_node("MatMul", ["h", "w2"], ["y"])],
         {"x": ["batch", 64]},
         {"y": ["batch", 64]},
-        [weight("w1", 64, 64, scale=0.1), weight("w2", 64, 64, seed=1, scale=0.1)],
+        [weight("w1", 64, 70, scale=0.1), weight("w2", 70, 64, seed=1, scale=0.1)],
     )
 
 
