@@ -48,6 +48,11 @@ def _reported(command: Callable[P, Exit]) -> Callable[P, None]:
         except ProveserveError as error:
             typer.echo(f"error: {error}", err=True)
             code = error.exit_code
+        except ModuleNotFoundError as error:
+            typer.echo(
+                f"error: {error.name} is not installed, and this command needs it; install proveserve[cpu]", err=True
+            )
+            code = Exit.USAGE
         except OSError as error:
             typer.echo(f"error: a file cannot be read or written: {error}", err=True)
             code = Exit.BROKEN

@@ -267,6 +267,8 @@ def _sized(ground: Ground, entrant: Entrant) -> Entrant:
 def _judged_on(ground: Ground, entrant: Entrant, baseline: Entrant, split: str) -> Entrant:
     """Accuracy and agreement on one split, both models' answers being recorded once."""
     bench, budget = ground.bench, ground.bench.budgets.accuracy
+    # The source only gives the answers to compare with here: nobody asks how fast, so it may take every core.
+    baseline = baseline.with_options(SessionOptions("cpu", bench.machine.cores))
     files = [
         bench.answers(
             f"{who.name}: answers to {split}",
