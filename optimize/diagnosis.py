@@ -17,9 +17,7 @@ _NEEDED = {
 def diagnose() -> tuple[bool, list[str]]:
     """Whether the tool can do its work here, and a line for each thing that was looked at."""
     if sys.platform != "linux":
-        return False, [
-            f"platform: {sys.platform}. Linux only: memory and processor are read from /proc"
-        ]
+        return False, [f"platform: {sys.platform}. Linux only: memory and processor are read from /proc"]
     machine = describe()
     lines = [
         "platform: linux",
