@@ -4,7 +4,7 @@ Urgency is priority first (lower is more urgent), then deadline (earliest first)
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from itertools import islice
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -82,8 +82,3 @@ class Line(Generic[W]):
             rows += request.rows
             work_s += request.share_s
         return rows, work_s
-
-    def around(self, place: int, count: int) -> Iterator[W]:
-        """At most `count` requests from `place` on, then at most as many before it, the nearest first."""
-        yield from islice(self.requests, place, place + count)
-        yield from reversed(self.requests[max(place - count, 0) : place])

@@ -41,7 +41,7 @@ def pack(line: Line[W], head: W, now: float, forecast: Forecast, slots: int) -> 
         return batch, []
     end = now + better.expected_s / slots
     passed = islice(line.requests, line.place(better.requests[0].order))
-    return better, [request for request in passed if request not in better.requests and request.lost(end)]
+    return better, [request for request in passed if request.lost(end)]
 
 
 def _filled(head: W, company: Iterable[W], now: float, forecast: Forecast) -> Batch[W]:
@@ -94,7 +94,7 @@ def _worthiest(line: Line[W], batch: Batch[W], now: float, forecast: Forecast) -
         place = line.place((head.priority, now + forecast.expected_s(rows, head.shape), -1))
         if place == len(line.requests) or line.requests[place].priority != head.priority:
             break
-        larger = _filled(line.requests[place], line.around(place, SCAN_FACTOR * full), now, forecast)
+        larger = _filled(line.requests[place], islice(line.requests, place, place + SCAN_FACTOR * full), now, forecast)
         if larger.rows * best.expected_s > wanted * best.rows * larger.expected_s:
             best, wanted = larger, 1.0
     return best

@@ -88,7 +88,7 @@ def test_a_batch_has_room_for_nobody_who_was_left(requests, now):
     rows = sum(request.rows for request in batch)
     earliest = min(request.deadline for request in batch)
     for request in line:
-        if request.group == batch[0].group and now + cost_s(request.rows) <= request.deadline:
+        if request.group == batch[0].group and request.order > batch[0].order:
             together = rows + request.rows
             assert together > MAX_ROWS or now + cost_s(together) > min(earliest, request.deadline)
 
@@ -136,6 +136,31 @@ def test_nobody_is_given_up_for_the_less_urgent():
     edge = waiting(0, deadline=cost_s(2))
     others = [waiting(n, deadline=2 * cost_s(8), priority=1) for n in range(1, 17)]
     assert queue([edge, *others]).take(0.0) == ([edge, others[0]], [])
+
+
+def test_a_request_at_its_edge_is_served_while_only_the_less_urgent_cannot_bear_it():
+    edge, equals = waiting(0, deadline=cost_s(2)), [waiting(n) for n in range(1, 9)]
+    less_urgent = [waiting(n, deadline=2 * cost_s(8), priority=1) for n in range(9, 30)]
+    assert queue([edge, *equals, *less_urgent]).take(0.0) == ([edge, equals[0]], [])
+
+
+def test_requests_at_their_edge_are_not_given_up_for_the_less_urgent():
+    edges = [waiting(n, deadline=cost_s(2)) for n in range(6)]
+    less_urgent = [waiting(n, priority=1) for n in range(6, 30)]
+    assert queue([*edges, *less_urgent]).take(0.0) == (edges[:2], [])
+
+
+def test_of_several_better_batches_the_one_that_answers_most_rows_a_second_runs():
+    edge, last = waiting(0, deadline=cost_s(2)), waiting(9, deadline=cost_s(8))
+    middle = [waiting(n, deadline=cost_s(5)) for n in range(1, 6)]
+    assert queue([edge, *middle, last]).take(0.0) == (middle, [edge])
+
+
+def test_whoever_leads_for_its_age_gives_up_nobody_more_urgent():
+    aged = waiting(0, priority=1, deadline=50 + cost_s(2))
+    urgent = waiting(1, deadline=50 + cost_s(2), arrived=50.0)
+    others = [waiting(n, priority=1, deadline=50 + 2 * cost_s(8), arrived=50.0) for n in range(2, 18)]
+    assert queue([aged, urgent, *others], ageing_s=1.0).take(50.0) == ([aged, urgent], [])
 
 
 def test_a_request_that_another_slot_may_still_answer_is_passed_over_but_not_given_up():
