@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ from onnx import helper
 
 from optimize import candidates
 from optimize.budgets import ModelBudgets
-from optimize.candidates import Cell, grid
+from optimize.candidates import Build, Cell, grid
 from optimize.errors import CandidateError
+from optimize.manifest import Signature
 from optimize.source import samples
 from optimize.source.samples import Batch
 from tests.optimize.recipes.models import operators, run, save, weight
@@ -63,6 +65,16 @@ def test_tensorrt_has_no_dynamic_int8_whatever_is_installed(target: Any) -> None
     assert reasons(targets=(target,))[name] == "TensorRT supports neither DynamicQuantizeLinear nor MatMulInteger"
 
 
+def test_engine_for_rtx_needs_a_gpu_to_be_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, real = "fp32@tensorrt-rtx", importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if "tensorrt" in module else real(module))
+    assert reasons(targets=("tensorrt-rtx",))[name] == "tensorrt-rtx is not installed; install proveserve[rtx]"
+    assert reasons(targets=("tensorrt",))["fp32@tensorrt"].startswith("tensorrt is not installed")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    assert reasons(targets=("tensorrt-rtx",))[name].startswith("no GPU to build for; declare compute_capabilities")
+    assert reasons(targets=("tensorrt-rtx",), compute_capabilities=("89",))[name] == ""
+
+
 def test_dynamic_int8_is_no_candidate_where_answers_must_not_depend_on_the_batch() -> None:
     found = reasons(batch_invariant=True)
     assert found["int8-dynamic@onnxruntime-cpu"] == (
@@ -94,6 +106,10 @@ def calibration(tmp_path: Path) -> Path:
     return tmp_path / "calibration.npz"
 
 
+def built_on_cpu(precision: Any, model: Path, calibration: Path, folder: Path) -> Build:
+    return candidates.build(Cell(precision, "cpu"), model, calibration, Signature((), ()), (), folder)
+
+
 @pytest.mark.parametrize(
     ("precision", "operator", "within"),
     [("fp32", "MatMul", 1e-6), ("fp16", "Cast", 0.2), ("int8-dynamic", "DynamicQuantizeLinear", 3.0),
@@ -104,7 +120,7 @@ def test_each_precision_builds_what_it_says(
 ) -> None:
     folder = tmp_path / "built"
     folder.mkdir()
-    built = candidates.build(Cell(precision, "cpu"), mlp, calibration, folder)
+    built = built_on_cpu(precision, mlp, calibration, folder)
     model = folder / built.files[0]
     assert operator in operators(model)
     assert (built.changed > 0) == (precision != "fp32")
@@ -121,11 +137,11 @@ def test_graph_without_anything_to_quantise_is_told(tmp_path: Path, calibration:
     folder = tmp_path / "built"
     folder.mkdir()
     with pytest.raises(CandidateError, match="nothing was quantised"):
-        candidates.build(Cell(precision, "cpu"), model, calibration, folder)
+        built_on_cpu(precision, model, calibration, folder)
 
 
 def test_too_few_calibration_samples_are_refused(mlp: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.npz"
     samples.store(few, [Batch({"x": np.eye(64, dtype=np.float32)[:20]}, None)])
     with pytest.raises(CandidateError, match="calibration has 20 samples; wanted at least 100"):
-        candidates.build(Cell("int8-static", "cpu"), mlp, few, tmp_path)
+        built_on_cpu("int8-static", mlp, few, tmp_path)
