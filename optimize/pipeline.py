@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from optimize import budgets as budgeting
-from optimize import candidates, estimate, selection, trials
+from optimize import candidates, estimate, finals, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
@@ -100,7 +100,8 @@ def _result(bench: Bench, registry: Registry, options: Options, published: Manif
     try:
         tried, winner = _proven(bench, registry, options, published)
         code = selection.exit_of(tried, build_only=options.build_only)
-        reason = f"{winner.candidate} wins" if winner else selection.reason_of(bench.budgets, tried)
+        lacking = selection.reason_of(bench.budgets, tried, build_only=options.build_only)
+        reason = f"{winner.candidate} wins" if winner else lacking
     except ProveserveError as error:
         code, reason = error.exit_code, str(error)
     except OSError as error:
@@ -142,7 +143,7 @@ def _proven(
         ground = _with_noise(ground, entrants)
         current = _current(ground, registry)
         entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
-        entrants = _through(ground, entrants, lambda entrant: trials.confirmed(ground, entrant, baseline, current))
+        entrants = _through(ground, entrants, lambda entrant: finals.confirmed(ground, entrant, baseline, current))
         champion, entrants = _elected(ground, entrants)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
     tried = [_trial(bench, entrant) for entrant in entrants]
@@ -200,7 +201,7 @@ def _elected(ground: Ground, entrants: list[Entrant]) -> tuple[Entrant | None, l
         champion = _champion(ground, entrants)
         if champion is None:
             return None, entrants
-        (tested,) = _through(ground, [champion], lambda entrant: trials.loaded(ground, entrant))
+        (tested,) = _through(ground, [champion], lambda entrant: finals.loaded(ground, entrant))
         entrants = [tested if entrant.name == tested.name else entrant for entrant in entrants]
         if _trial(ground.bench, tested).status == "qualified":
             return tested, entrants
@@ -296,7 +297,7 @@ def _with_noise(ground: Ground, entrants: Sequence[Entrant]) -> Ground:
     still_in = [entrant for entrant in entrants if not entrant.out]
     if not still_in or (budget.p50_ms is None and budget.p99_ms is None):
         return ground
-    found = trials.duel(ground, "the machine's own noise (A/A)", still_in[0], still_in[0], budget.batch)
+    found = finals.duel(ground, "the machine's own noise (A/A)", still_in[0], still_in[0], budget.batch)
     noise = comparison.machine_noise([np.array(b) for b in found.a_ms], [np.array(b) for b in found.b_ms], seed=SEED)
     return msgspec.structs.replace(ground, noise=noise)
 
@@ -327,7 +328,7 @@ def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, cham
         return selection.improves(budgets, challenger, champion), selection.compared(budgets, challenger, champion)
     batch = budgets.latency.batch if budgets.objective == "latency" else None
     a, b = entrants[challenger.name], entrants[champion.name]
-    found = trials.duel(ground, f"{a.name} against {b.name}", a, b, batch)
+    found = finals.duel(ground, f"{a.name} against {b.name}", a, b, batch)
     a_ms, b_ms = _ms_per_row(found.a_ms, found.a_rows), _ms_per_row(found.b_ms, found.b_rows)
     compared = comparison.faster(a_ms, b_ms, seed=SEED)
     how = f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}"
@@ -369,7 +370,7 @@ def _same(published: Manifest, manifest: Manifest) -> bool:
 def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:
     bench, split = ground.bench, ground.split("confirmation")
     depends = (champion.depends, ground.reading.data_digest, ground.signature)
-    laid_out = trials.layouts(ground, champion)
+    laid_out = finals.layouts(ground, champion)
     answered = bench.build("golden answers", depends, golden.record, champion.subject, ground.signature, split)
     recorded = stored(answered, golden.Recorded)
     return Manifest(

@@ -1,6 +1,7 @@
 """A published artefact runs where there is nothing but onnxruntime, numpy and our wheel with what it needs itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,12 @@ def edge(tmp_path: Path) -> str:
     """The Python of an environment of its own."""
     call(sys.executable, "-m", "venv", str(tmp_path / "edge"))
     python = str(tmp_path / "edge" / "bin" / "python")
-    call(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY))
+    source = tmp_path / "source"  # of its own, since a build leaves files behind
+    for package in ("optimize", "serve", "loadtest", "protos"):
+        shutil.copytree(REPOSITORY / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / file, source)
+    call(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source))
     (wheel,) = tmp_path.glob("proveserve-*.whl")
     call(python, "-m", "pip", "install", "--quiet", "onnxruntime>=1.22,<2", str(wheel))
     return python
