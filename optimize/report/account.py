@@ -160,11 +160,11 @@ def reused(stages: tuple[StageTime, ...]) -> str:
 
 
 def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:
-    partial = () if result.release else (BUILT if _built_only(result) else QUICK,)
+    partial = () if result.release else (BUILT if built_only(result) else QUICK,)
     return (*partial, STALE) if stale else partial
 
 
-def _built_only(result: Result) -> bool:
+def built_only(result: Result) -> bool:
     """Whether a partial run stopped after the builds; one that measured has the source among its candidates."""
     return bool(result.candidates) and all(trial.precision != SOURCE for trial in result.candidates)
 
@@ -176,7 +176,7 @@ def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Ton
         detail = f"{version}it keeps {kept} and is best for the objective, {result.budgets.objective}"
         return f"{plain(result.winner.candidate)} wins", detail, "good"
     if not result.release and result.exit not in (Exit.USAGE, Exit.BROKEN):
-        if _built_only(result):
+        if built_only(result):
             built = sum(trial.status == "built" for trial in result.candidates)
             return f"{built} of {_contenders(result)} candidates were built", "none of them was measured", "open"
         left = sum(trial.status in ("qualified", "inconclusive") for trial in result.candidates)

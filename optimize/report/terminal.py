@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from optimize.budgets import limits
 from optimize.manifest import Result, Verdict
+from optimize.report.account import built_only
 from optimize.report.wording import plain
 
-_NOT_A_VERDICT = "quick run: screens only, not a release verdict"
+_QUICK, _BUILDS = "quick run: screens only, not a release verdict", "builds only: nothing was judged"
 
 
 def as_lines(results: Iterable[Result]) -> list[str]:
@@ -18,7 +19,7 @@ def as_lines(results: Iterable[Result]) -> list[str]:
             f"{plain(result.name)}: {len(limits(result.budgets))} budgets, {len(result.candidates)} candidates",
         ]
         if not result.release:
-            lines.append(f"  {_NOT_A_VERDICT}")
+            lines.append(f"  {_BUILDS if built_only(result) else _QUICK}")
         for trial in result.candidates:
             lines.append(f"  {plain(trial.name):<32} {trial.status:<13} {plain(trial.reason)}")
             lines += [_verdict_line(verdict) for verdict in trial.verdicts]

@@ -194,3 +194,12 @@ def test_measured_objective_is_compared_by_both_figures() -> None:
     small, large = trial("int8-static", size__mb=0.17), trial("fp32", size__mb=0.62)
     how = selection.compared(ModelBudgets(source="m.onnx", objective="size"), small, large)
     assert how.startswith("int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: size.mb of 0.17 and 0.62")
+
+
+def test_reason_of_a_run_that_only_builds_names_the_way_on() -> None:
+    trials = [trial(status="built"), trial(status="failed")]
+    assert selection.reason_of(BUDGETS, trials, build_only=True) == (
+        "1 built, 1 failed: nothing was judged, export without --build-only to choose the winner"
+    )
+    assert selection.exit_of(trials, build_only=True) == Exit.OK
+    assert selection.exit_of(trials[1:], build_only=True) == Exit.OVER_BUDGET
