@@ -7,8 +7,8 @@ from optimize.evidence.percentile import LOOKS, MIN_PROCESSES
 
 _PROCESS_S = 3.0
 _BUILD_S = 10.0
-# A block of an interleaved comparison ends after a second, however slow the calls.
-_BLOCK_S = 1.0
+# A block of an interleaved comparison ends after about half a second, however slow the calls.
+_BLOCK_S = 0.5
 
 
 def steps(budgets: ModelBudgets, candidates: int, rows: int, call_ms: float) -> tuple[list[str], float]:

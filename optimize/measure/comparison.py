@@ -15,7 +15,7 @@ from optimize.runtime.session import Session
 from optimize.source.samples import Arrays
 from optimize.subject import Subject, opened
 
-_MAX_BLOCK_S = 1.0
+_MAX_BLOCK_S = 0.5
 _MIN_BLOCK_CALLS = 5
 _TRIAL_CALLS = 7
 _WARM_UP_CALLS = 5
@@ -41,7 +41,7 @@ class Duel(Struct, frozen=True):
 def duel(a: Subject, b: Subject, signature: Signature, split: Path, batch: int | None) -> Duel:
     """Time A and B in ABBA order at `batch` rows a call, or each at its own best batch where `batch` is None.
 
-    A block has 50 calls, or as many as fit in a second (5 at least); there are 20 pairs.
+    A block has 50 calls, or as many as fit in half a second (5 at least); there are 20 pairs.
     """
     with opened(a) as first, opened(b) as second:
         a_rows = batch or _best_batch(first, signature, split)
