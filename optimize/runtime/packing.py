@@ -95,6 +95,7 @@ def _worthiest(line: Line[W], batch: Batch[W], now: float, forecast: Forecast) -
         if place == len(line.requests) or line.requests[place].priority != head.priority:
             break
         larger = _filled(line.requests[place], islice(line.requests, place, place + SCAN_FACTOR * full), now, forecast)
-        if larger.rows * best.expected_s > wanted * best.rows * larger.expected_s:
+        gain = larger.rows * best.expected_s > wanted * best.rows * larger.expected_s
+        if gain and larger.rows > batch.rows:
             best, wanted = larger, 1.0
     return best
