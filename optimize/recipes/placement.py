@@ -5,6 +5,7 @@ stays in 8 bits through the operators that have kernels for it, such as a residu
 normalisation and Softmax, computes in fp32.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from optimize.recipes.graph import ANCHORS, attribute
 from optimize.recipes.ranges import Range
 
 MOVING = frozenset(
-    {"Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-)
+    {
+        "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
 """Operators that only move values: the quantised result has the scale of the input."""
-COMBINING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "Resize"})
+COMBINING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"})
 """Operators that make new values, and have 8-bit kernels."""
 FUSED = frozenset({"Clip", "Relu"})
 """Operators that every runtime folds into the one before, where the result is quantised and not what lies between."""
@@ -91,9 +94,10 @@ def place(graph: onnx.GraphProto, ranges: Mapping[str, Range], *, asymmetric: bo
     chosen = [
         index
         for index in anchors(graph, asymmetric=asymmetric)
-        if all(facts.quantisable(name) for name in facts.activations(facts.nodes[index]))
+        if all(facts.quantisable(name) for name in facts.activations(facts.nodes[index])[:1])
+        and (not asymmetric or len(facts.nodes[index].input) < 3 or has_vector_bias(facts.nodes[index], facts.weights))
     ]
-    scales = {name: name for index in chosen for name in facts.activations(facts.nodes[index])}
+    scales = {facts.nodes[index].input[0]: facts.nodes[index].input[0] for index in chosen}
     rounded = set()
     for index in chosen:
         end = facts.end_of(facts.nodes[index].output[0])
@@ -108,6 +112,23 @@ def place(graph: onnx.GraphProto, ranges: Mapping[str, Range], *, asymmetric: bo
             scales[end] = scales[node.input[0]] if node.op_type in MOVING and end == output else end
             rounded.add(end)
     return Placement(frozenset(chosen) | frozenset(passing), scales, frozenset(rounded))
+
+
+def channel_axis(node: onnx.NodeProto) -> int:
+    """The axis of an anchor's weight along which the output's channels run."""
+    match node.op_type:
+        case "Conv":
+            return 0
+        case "Gemm":
+            return 0 if attribute(node, "transB", 0) else 1
+    return 1  # ConvTranspose, MatMul
+
+
+def has_vector_bias(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether the bias is constant with one value for all channels or one each, which is what integer kernels can add."""
+    if len(node.input) < 3 or node.input[2] not in weights:
+        return False
+    return math.prod(weights[node.input[2]].dims) in (1, weights[node.input[1]].dims[channel_axis(node)])
 
 
 def _has_weights(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> bool:
@@ -125,7 +146,7 @@ def _passing(facts: _Graph, scales: Mapping[str, str], chosen: set[int]) -> list
         inputs = facts.activations(node)
         ends = [facts.end_of(name) for name in node.output if name]
         if (
-            node.op_type in PASSING
+            _is_passing(node)
             and inputs
             and inputs[0] == node.input[0]
             and quantised.issuperset(inputs)
@@ -140,6 +161,11 @@ def _passing(facts: _Graph, scales: Mapping[str, str], chosen: set[int]) -> list
         if any(reader in reading for end in ends for reader in facts.readers[end]):
             reading.add(index)
     return sorted(reading - chosen)
+
+
+def _is_passing(node: onnx.NodeProto) -> bool:
+    """Whether runtimes have the operator in 8 bits; Resize only where it repeats values."""
+    return node.op_type in PASSING and (node.op_type != "Resize" or attribute(node, "mode", b"nearest") == b"nearest")
 
 
 def _has_float_constants(node: onnx.NodeProto, facts: _Graph) -> bool:

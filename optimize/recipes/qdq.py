@@ -1,6 +1,5 @@
 """Write Q/DQ pairs into a graph: QuantizeLinear and DequantizeLinear on the values that were placed, 8-bit weights beside them."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from optimize.recipes import weights
-from optimize.recipes.graph import ANCHORS, Names, attribute
-from optimize.recipes.placement import Placement
+from optimize.recipes.graph import ANCHORS, Names
+from optimize.recipes.placement import Placement, channel_axis, has_vector_bias
 from optimize.recipes.ranges import Range
 
 Array = npt.NDArray[Any]
@@ -106,9 +105,8 @@ class _Writer:
     def _quantise_weights(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         activation = self._steps[self._placement.scales[node.input[0]]].scale
         weight = self._array(node.input[1])
-        bias = (
-            self._array(node.input[2]) if _has_integer_bias(node, self._constants, symmetric=self._symmetric) else None
-        )
+        integer_bias = not self._symmetric and has_vector_bias(node, self._constants)
+        bias = self._array(node.input[2]) if integer_bias else None
         axis = channel_axis(node)
         if node.op_type == "Gemm":
             weight, bias = _without_factors(node, weight, bias)
@@ -156,25 +154,6 @@ class _Writer:
         name = self._names.fresh(hint)
         self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
-
-
-def channel_axis(node: onnx.NodeProto) -> int:
-    """The axis of the weight along which the output's channels run."""
-    match node.op_type:
-        case "Conv":
-            return 0
-        case "Gemm":
-            return 0 if attribute(node, "transB", 0) else 1
-        case "ConvTranspose":
-            return 1
-    return 1  # MatMul
-
-
-def _has_integer_bias(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], *, symmetric: bool) -> bool:
-    if symmetric or len(node.input) < 3 or node.input[2] not in constants:
-        return False
-    # One value for all channels or one each; a Gemm may also add a whole matrix, which no integer kernel does.
-    return math.prod(constants[node.input[2]].dims) in (1, constants[node.input[1]].dims[channel_axis(node)])
 
 
 def _without_factors(node: onnx.NodeProto, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:

@@ -17,6 +17,17 @@ def nothing_converted(graph: onnx.GraphProto) -> str:
     return f"nothing was converted to fp16: {_cause(graph, 'to convert')}"
 
 
+def _cause_in_anchors(graph: onnx.GraphProto, anchors: str) -> str:
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    found = {
+        constants[node.input[1]] for node in graph.node if node.op_type in graphs.ANCHORS and node.input[1] in constants
+    }
+    if found and onnx.TensorProto.FLOAT not in found:
+        names = ", ".join(sorted(onnx.TensorProto.DataType.Name(element).lower() for element in found))
+        return f"the weights of {anchors} are {names}, wanted float32; export the model in fp32"
+    return f"{anchors} have no constant weights, or read values that are not finite"
+
+
 def _cause(graph: onnx.GraphProto, purpose: str) -> str:
     outside = {node.op_type for node in graph.node}
     inside = {node.op_type for node in graphs.walk(graph)} - outside
@@ -26,5 +37,5 @@ def _cause(graph: onnx.GraphProto, purpose: str) -> str:
     if inside & graphs.ANCHORS:
         return f"{', '.join(sorted(inside & graphs.ANCHORS))} stand only inside If, Loop or Scan bodies"
     if outside & graphs.ANCHORS:
-        return f"{', '.join(sorted(outside & graphs.ANCHORS))} have no constant weights, or values that are not finite"
+        return _cause_in_anchors(graph, ", ".join(sorted(outside & graphs.ANCHORS)))
     return f"the graph has no Conv, Gemm or MatMul {purpose}"

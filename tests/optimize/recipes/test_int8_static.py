@@ -240,6 +240,158 @@ def test_an_empty_value_has_a_range(tmp_path):
     assert_close(source, built.files[0], given[1], 0.02)
 
 
+CONSTANTS = {
+    "shape": np.array([0, 4, 8, 8]),
+    "starts": np.array([1]),
+    "ends": np.array([7]),
+    "axes": np.array([2]),
+    "one": np.array([1]),
+    "picked": np.array([0, 2, 3]),
+    "sizes": np.array([1, 1, 2, 2], np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [helper.make_node("Add", ["c", "c"], ["d"])],
+        [helper.make_node("AveragePool", ["c"], ["d"], kernel_shape=[2, 2])],
+        [helper.make_node("Concat", ["c", "c"], ["d"], axis=2)],
+        [helper.make_node("Gather", ["c", "picked"], ["d"], axis=2)],
+        [helper.make_node("GlobalAveragePool", ["c"], ["d"])],
+        [helper.make_node("Identity", ["c"], ["d"])],
+        [helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2])],
+        [helper.make_node("Relu", ["c"], ["d"])],
+        [helper.make_node("Reshape", ["c", "shape"], ["d"])],
+        [helper.make_node("Resize", ["c", "", "sizes"], ["d"], mode="nearest")],
+        [helper.make_node("Slice", ["c", "starts", "ends", "axes"], ["d"])],
+        [
+            helper.make_node("Split", ["c"], ["s", "t"], axis=2, num_outputs=2),
+            helper.make_node("Add", ["s", "t"], ["d"]),
+        ],
+        [helper.make_node("Transpose", ["c"], ["d"], perm=[0, 1, 3, 2])],
+        [helper.make_node("Unsqueeze", ["c", "one"], ["u"]), helper.make_node("Squeeze", ["u", "one"], ["d"])],
+    ],
+    ids=lambda nodes: nodes[0].op_type,
+)
+def test_what_passes_between_two_convolutions_stays_in_integers(tmp_path, between):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Conv", ["x", "k"], ["c"]), *between, helper.make_node("Conv", ["d", "p"], ["y"])],
+        {"x": ["batch", 3, 10, 10]},
+        {"y": ["batch", 2, "h", "w"]},
+        [
+            weight("k", 4, 3, 3, 3, scale=0.2),
+            weight("p", 2, 4, 1, 1),
+            *(numpy_helper.from_array(values, name) for name, values in CONSTANTS.items()),
+        ],
+    )
+    given = batches((3, 10, 10))
+    built = int8_static.build(source, tmp_path / "out", given)
+    # onnxruntime leaves one pair: it quantises the input and dequantises the output.
+    running = operators(built.files[0], optimised=True)
+    assert running.count("QuantizeLinear") == 1
+    assert running.count("DequantizeLinear") == 1
+    assert running.count("QLinearConv") == 2
+    assert_close(source, built.files[0], given[0], 0.05)
+
+
+def test_interpolation_has_no_integer_kernel(tmp_path):
+    source = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("Conv", ["x", "k"], ["c"]),
+            helper.make_node("Resize", ["c", "", "sizes"], ["d"], mode="linear"),
+            helper.make_node("Conv", ["d", "p"], ["y"]),
+        ],
+        {"x": ["batch", 3, 10, 10]},
+        {"y": ["batch", 2, "h", "w"]},
+        [
+            weight("k", 4, 3, 3, 3, scale=0.2),
+            weight("p", 2, 4, 1, 1),
+            numpy_helper.from_array(CONSTANTS["sizes"], "sizes"),
+        ],
+    )
+    given = batches((3, 10, 10))
+    built = int8_static.build(source, tmp_path / "out", given)
+    assert built.changed == 2
+    assert_close(source, built.files[0], given[0], 0.05)
+
+
+@pytest.mark.parametrize(("symmetric", "quantised"), [(False, 1), (True, 2)])
+def test_a_bias_that_no_integer_kernel_can_add(tmp_path, symmetric, quantised):
+    source = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("Gemm", ["x", "w", "x"], ["h"], beta=0.5),
+            helper.make_node("Gemm", ["h", "w", "b"], ["y"]),
+        ],
+        {"x": ["batch", 8]},
+        {"y": ["batch", 8]},
+        [weight("w", 8, 8, scale=0.3), weight("b", 8)],
+    )
+    built = int8_static.build(source, tmp_path / "out", batches((8,)), symmetric=symmetric)
+    assert built.changed == quantised
+    assert_close(source, built.files[0], batches((8,))[0], 0.05)
+
+
+def test_a_transposed_convolution_is_left_to_gpus(tmp_path):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("ConvTranspose", ["x", "k", "b"], ["y"], group=2, strides=[2, 2])],
+        {"x": ["batch", 4, 5, 5]},
+        {"y": ["batch", 6, 11, 11]},
+        [weight("k", 4, 3, 3, 3, scale=0.2), weight("b", 6)],
+    )
+    given = batches((4, 5, 5))
+    built = int8_static.build(source, tmp_path / "out", given, symmetric=True)
+    assert built.changed == 1
+    assert_close(source, built.files[0], given[0], 0.03)
+    with pytest.raises(CandidateError, match="nothing was quantised"):
+        int8_static.build(source, tmp_path / "out", given)
+
+
+def test_a_convolution_over_time_runs_in_integers(tmp_path):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Conv", ["x", "k", "b"], ["y"], dilations=[2], group=2)],
+        {"x": ["batch", 4, "time"]},
+        {"y": ["batch", 6, "left"]},
+        [weight("k", 6, 2, 3), weight("b", 6)],
+    )
+    given = batches((4, 20))
+    built = int8_static.build(source, tmp_path / "out", given)
+    assert "QLinearConv" in operators(built.files[0], optimised=True)
+    assert_close(source, built.files[0], given[0], 0.03)
+
+
+def test_a_source_in_half_precision_is_named(tmp_path):
+    half = numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": ["batch", 4]},
+        {"y": ["batch", 4]},
+        [half],
+        types={"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16},
+    )
+    with pytest.raises(CandidateError, match="the weights of MatMul are float16, wanted float32"):
+        int8_static.build(source, tmp_path / "out", batches((4,)))
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": ["batch", 4]},
+        {"y": ["batch", 4]},
+        [numpy_helper.from_array(np.full((4, 4), np.inf, np.float32), "w")],
+    )
+    given = [{"x": np.abs(batch["x"]) + 1} for batch in batches((4,))]
+    with pytest.raises(CandidateError, match="a weight holds NaN or infinity"):
+        int8_static.build(source, tmp_path / "out", given)
+
+
 def test_weights_shared_by_two_nodes_are_stored_once(tmp_path):
     source = save(
         tmp_path / "m.onnx",
