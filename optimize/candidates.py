@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,8 +28,8 @@ _RUNTIMES: dict[Target, str] = {
 }
 _CALIBRATION_ROWS = 512
 _CALIBRATIONS: tuple[Literal["minmax", "entropy", "percentile"], ...] = ("minmax", "entropy", "percentile")
-_COMPARED_BATCHES = 8
-_HISTOGRAM_BATCHES = 4
+_COMPARED_ROWS = 256
+_HISTOGRAM_ROWS = 128
 # Answers this close to the baseline's leave nothing that another calibration could win back.
 _CLOSE_ENOUGH = 0.01
 
@@ -125,7 +125,7 @@ def build(
     if cell.engine:
         built = _engine(cell, baseline, calibration, signature, capabilities, folder)
     else:
-        built = _graph(cell, baseline, calibration, folder)
+        built = _graph(cell, baseline, calibration, signature, folder)
     if cell.precision != "fp32" and built.changed == 0:
         raise CandidateError(
             "nothing was quantised" if cell.precision.startswith("int8") else "nothing was converted to fp16"
@@ -140,26 +140,26 @@ def _engine(
     from optimize.recipes import tensorrt  # noqa: PLC0415 - as below
 
     with tempfile.TemporaryDirectory() as name:
-        typed = _graph(cell, baseline, calibration, Path(name))
+        typed = _graph(cell, baseline, calibration, signature, Path(name))
         library: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt" if cell.target == "tensorrt" else "tensorrt-rtx"
         built = tensorrt.build(typed.files[0], folder, signature, library=library, compute_capabilities=capabilities)
     targets = f"for compute capabilities {', '.join(capabilities)}" if capabilities else "for the GPU of this machine"
     return Built(built.files, built.changed, (*typed.notes, targets))
 
 
-def _graph(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Built:
+def _graph(cell: Cell, baseline: Path, calibration: Path, signature: Signature, folder: Path) -> Built:
     """An ONNX graph that states the cell's precision."""
     # Recipes load onnx, so each is imported where it is used: in the child process that builds one candidate.
     if cell.precision == "fp16":
         from optimize.recipes import fp16  # noqa: PLC0415
 
-        return fp16.build(baseline, folder, _calibration(calibration))
+        return fp16.build(baseline, folder, _calibration(calibration, signature))
     if cell.precision == "int8-dynamic":
         from optimize.recipes import int8_dynamic  # noqa: PLC0415
 
         return int8_dynamic.build(baseline, folder)
     if cell.precision == "int8-static":
-        return _closest_static(cell, baseline, list(_calibration(calibration)), folder)
+        return _closest_static(cell, baseline, list(_calibration(calibration, signature)), signature, folder)
     from optimize.recipes import graph  # noqa: PLC0415
 
     target = folder / "model.onnx"
@@ -167,7 +167,7 @@ def _graph(cell: Cell, baseline: Path, calibration: Path, folder: Path) -> Built
     return Built((target, *sorted(path for path in folder.iterdir() if path != target)), 0, notes)
 
 
-def _closest_static(cell: Cell, baseline: Path, samples: list[Arrays], folder: Path) -> Built:
+def _closest_static(cell: Cell, baseline: Path, samples: list[Arrays], signature: Signature, folder: Path) -> Built:
     """The graph of the calibration method whose answers to the calibration samples are closest to the baseline's.
 
     No single method is best: minmax keeps outliers, entropy and percentile trade them for resolution.
@@ -181,10 +181,10 @@ def _closest_static(cell: Cell, baseline: Path, samples: list[Arrays], folder: P
         place = folder / method
         place.mkdir()
         # Histograms cost several passes over every value, and settle with fewer samples than the extremes do.
-        built = int8_static.build(
-            baseline, place, samples if method == "minmax" else samples[:_HISTOGRAM_BATCHES], method=method
-        )
-        trials.append((_distance(baseline, built.files[0], samples[:_COMPARED_BATCHES]), method, built))
+        used = samples if method == "minmax" else list(_first(samples, signature, _HISTOGRAM_ROWS))
+        built = int8_static.build(baseline, place, used, method=method)
+        compared = _first(samples, signature, _COMPARED_ROWS)
+        trials.append((_distance(baseline, built.files[0], compared), method, built))
         if trials[0][0] < _CLOSE_ENOUGH:
             break
     distance, closest, built = min(trials, key=lambda trial: trial[0])
@@ -195,7 +195,7 @@ def _closest_static(cell: Cell, baseline: Path, samples: list[Arrays], folder: P
     return Built(files, built.changed, (*built.notes, note))
 
 
-def _distance(baseline: Path, candidate: Path, samples: list[Arrays]) -> float:
+def _distance(baseline: Path, candidate: Path, samples: Iterable[Arrays]) -> float:
     """Root mean square of the answers' difference over that of the baseline's answers."""
     error = size = 0.0
     with OnnxSession(baseline, SessionOptions()) as source, OnnxSession(candidate, SessionOptions()) as other:
@@ -207,13 +207,17 @@ def _distance(baseline: Path, candidate: Path, samples: list[Arrays]) -> float:
     return (error / size) ** 0.5 if size else 0.0
 
 
-def _calibration(path: Path) -> Iterator[Arrays]:
-    """At most 512 rows of the calibration split, batch by batch; nothing where there are no samples."""
+def _calibration(path: Path, signature: Signature) -> Iterator[Arrays]:
+    """The first 512 rows of the calibration split, in whole batches; nothing where there are no samples."""
+    batches = sampling.read(path) if path.exists() else []
+    return _first((batch.inputs for batch in batches), signature, _CALIBRATION_ROWS)
+
+
+def _first(batches: Iterable[Arrays], signature: Signature, rows: int) -> Iterator[Arrays]:
+    """Whole batches until they hold that many rows; a batch may be a single row."""
     seen = 0
-    if not path.exists():
-        return
-    for batch in sampling.read(path):
-        if seen >= _CALIBRATION_ROWS:
+    for inputs in batches:
+        if seen >= rows:
             return
-        yield batch.inputs
-        seen += len(batch.labels) if batch.labels is not None else 1
+        yield inputs
+        seen += sampling.row_count(signature, inputs)

@@ -10,7 +10,7 @@ from optimize import candidates
 from optimize.budgets import ModelBudgets
 from optimize.candidates import Build, Cell, grid
 from optimize.errors import CandidateError
-from optimize.manifest import Signature
+from optimize.manifest import Signature, TensorSpec
 from optimize.source import samples
 from optimize.source.samples import Batch
 from tests.optimize.recipes.models import operators, run, save, weight
@@ -106,8 +106,13 @@ def calibration(tmp_path: Path) -> Path:
     return tmp_path / "calibration.npz"
 
 
-def built_on_cpu(precision: Any, model: Path, calibration: Path, folder: Path) -> Build:
-    return candidates.build(Cell(precision, "cpu"), model, calibration, Signature((), ()), (), folder)
+SIGNATURE = Signature((TensorSpec("x", "float32", ("batch", 64)),), ())
+
+
+def built_on_cpu(
+    precision: Any, model: Path, calibration: Path, folder: Path, signature: Signature = SIGNATURE
+) -> Build:
+    return candidates.build(Cell(precision, "cpu"), model, calibration, signature, (), folder)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +150,29 @@ def test_too_few_calibration_samples_are_refused(mlp: Path, tmp_path: Path) -> N
     samples.store(few, [Batch({"x": np.eye(64, dtype=np.float32)[:20]}, None)])
     with pytest.raises(CandidateError, match="calibration has 20 samples; wanted at least 100"):
         built_on_cpu("int8-static", mlp, few, tmp_path)
+
+
+def test_samples_are_counted_in_rows_whether_they_come_in_batches_or_alone(tmp_path: Path) -> None:
+    """A model without batch axis has one sample a batch: every calibration must still see enough of them."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Exp", ["h"], ["e"]),  # outliers, so that minmax alone is not close enough
+        helper.make_node("MatMul", ["e", "v"], ["y"]),
+    ]
+    weights = [weight("w", 64, 64), weight("v", 64, 8, seed=1)]
+    model = save(tmp_path / "alone.onnx", nodes, {"x": [64]}, {"y": [8]}, weights)
+    values = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    samples.store(tmp_path / "calibration.npz", [Batch({"x": row}, None) for row in values])
+    folder = tmp_path / "built"
+    folder.mkdir()
+    alone = Signature((TensorSpec("x", "float32", (64,)),), ())
+    built = built_on_cpu("int8-static", model, tmp_path / "calibration.npz", folder, alone)
+    assert built.changed > 0
+    assert "calibration came closest" in built.notes[-1]
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(1, 512), (32, 16), (50, 11), (600, 1)])
+def test_calibration_takes_whole_batches_of_the_first_512_rows(tmp_path: Path, rows: int, batches: int) -> None:
+    values = np.zeros((rows, 64), np.float32)
+    samples.store(tmp_path / "calibration.npz", [Batch({"x": values}, None)] * (600 // rows + 2))
+    assert len(list(candidates._calibration(tmp_path / "calibration.npz", SIGNATURE))) == batches
