@@ -87,7 +87,7 @@ def count_quantised(graph: onnx.GraphProto) -> int:
             count += dequantised.issuperset(node.input[:2])
         elif node.op_type == "Gather":
             count += node.input[0] in integers | dequantised
-        elif node.op_type in placement.PASSING:
+        elif placement.is_passing(node):
             count += node.input[0] in dequantised and rounded.issuperset(node.output)
     return count
 

@@ -146,7 +146,7 @@ def _passing(facts: _Graph, scales: Mapping[str, str], chosen: set[int]) -> list
         inputs = facts.activations(node)
         ends = [facts.end_of(name) for name in node.output if name]
         if (
-            _is_passing(node)
+            is_passing(node)
             and inputs
             and inputs[0] == node.input[0]
             and quantised.issuperset(inputs)
@@ -163,7 +163,7 @@ def _passing(facts: _Graph, scales: Mapping[str, str], chosen: set[int]) -> list
     return sorted(reading - chosen)
 
 
-def _is_passing(node: onnx.NodeProto) -> bool:
+def is_passing(node: onnx.NodeProto) -> bool:
     """Whether runtimes have the operator in 8 bits; Resize only where it repeats values."""
     return node.op_type in PASSING and (node.op_type != "Resize" or attribute(node, "mode", b"nearest") == b"nearest")
 
