@@ -95,14 +95,20 @@ def interleaved(first: Server, second: Server, concurrent: int = CONCURRENT) -> 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both routes and print."""
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder) / "registry"
         publish(registry, "identity", identity(), Path(folder))
-        with served(registry) as running, bare_process(registry) as bare:
-            service = Server(running.address, running.family())
-            interleaved(service, bare)
-    for name, server in (("service", service), ("bare", bare)):
+        for route in ("public", "native"):
+            compare(registry, route)
+
+
+def compare(registry: Path, route: str) -> None:
+    """One route of the service against the bare server."""
+    with served(registry, "--route", route) as running, bare_process(registry) as bare:
+        service = Server(running.address, running.family())
+        interleaved(service, bare)
+    for name, server in ((route, service), ("bare", bare)):
         blocks = " ".join(f"{value:.0f}" for value in server.rates)
         cpu_ms = statistics.median(server.cpu_ms)
         print(f"{name:8}{statistics.median(server.rates):8.0f} calls/s {cpu_ms:8.3f} CPU ms a call   blocks {blocks}")
