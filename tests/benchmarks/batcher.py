@@ -5,6 +5,7 @@ session that does nothing the ratio is the pure overhead; with a small ONNX mode
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, SessionOptions, Signature, TensorSpec
+from optimize.runtime import packing
 from optimize.runtime.batcher import Batcher, BatcherOptions, QueueFull
 from optimize.runtime.curve import Curve
+from optimize.runtime.forecast import Forecast
 from optimize.runtime.session import Array, Arrays, OnnxSession, Session
+from tests.optimize.runtime.fakes import linear_curve
+from tests.optimize.runtime.simulation import Load, Simulation
 
 WIDTH = 512
 LAYERS = 8
@@ -115,6 +120,28 @@ def compare(name: str, session: Session, calls: int) -> None:
         )
 
 
+def overload() -> None:
+    """Print answers in time as a share of capacity, in simulated time, with and without the rule that gives requests up.
+
+    An execution takes 4 ms and 0.5 ms a row, at 80 to 110 % of what the curve says.
+    """
+    noise = (0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
+    rule = packing.WORTH_GIVING_UP
+    print("answers in time, as a share of capacity (simulated): with the rule that gives requests up, and without it")
+    for load in (1.0, 2.0):
+        for timeout_s in (0.05, 0.1, 0.2, 1.0):
+            shares = []
+            for packing.WORTH_GIVING_UP in (rule, math.inf):
+                forecast = Forecast(linear_curve(0.004, 0.0005, MAX_BATCH), (), MAX_BATCH)
+                capacity = MAX_BATCH / (forecast.promised_s(MAX_BATCH, ()) * sum(noise) / len(noise))
+                offered = Load(load * capacity, 10.0, lambda _, timeout_s=timeout_s: timeout_s)
+                simulation = Simulation(forecast, offered, 1, noise)
+                simulation.run()
+                shares.append(simulation.in_time / 10.0 / capacity)
+            print(f"  load {load:.0f} x, deadlines {1e3 * timeout_s:>5.0f} ms  {shares[0]:>6.2f}  {shares[1]:>6.2f}")
+    packing.WORTH_GIVING_UP = rule
+
+
 def main() -> None:
     """Print the comparison."""
     compare("nothing to run", NullSession(), calls=20_000)
@@ -124,6 +151,7 @@ def main() -> None:
         with OnnxSession(path, SessionOptions()) as session:
             compare(f"{LAYERS} layers of {WIDTH}", session, calls=20_000)
     print(f"refusals at a full queue: {asyncio.run(refusals(10_000)):,.0f} a second")
+    overload()
 
 
 if __name__ == "__main__":
