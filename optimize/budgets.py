@@ -333,6 +333,12 @@ def _contradictions(name: str, model: ModelBudgets) -> list[str]:
         problems.append("throughput.qps: missing; throughput.p99_ms is the p99 at a declared rate")
     if model.cost.max_per_million is not None and not model.cost.per_hour:
         problems.append("cost.per_hour: missing; cost.max_per_million needs a price, such as { cpu = 0.04 }")
+    if model.objective == "memory" and model.memory.peak_mb is None:
+        problems.append(
+            "objective = 'memory': wanted memory.peak_mb as well, since memory is measured for a budget only"
+        )
+    if model.objective == "cost" and not model.cost.per_hour:
+        problems.append("objective = 'cost': wanted cost.per_hour as well, a price such as { cpu = 0.04 }")
     if ":" not in model.accuracy.metric and model.accuracy.metric not in BUILT_IN_METRICS:
         problems.append(
             f"accuracy.metric = {model.accuracy.metric!r}: wanted one of {', '.join(BUILT_IN_METRICS)}, or file.py:attr"

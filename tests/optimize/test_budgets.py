@@ -173,6 +173,8 @@ NEEDS_SAMPLES = "data: missing; an accuracy budget needs samples to be judged on
         ("accuracy.min_agreement = 0.9", NEEDS_SAMPLES),
         ("throughput.p99_ms = 5", "throughput.qps: missing"),
         ("cost.max_per_million = 1", "cost.per_hour: missing"),
+        ("objective = 'memory'", "objective = 'memory': wanted memory.peak_mb as well"),
+        ("objective = 'cost'", "objective = 'cost': wanted cost.per_hour as well"),
         ("dims.time = { min = 4, opt = 2, max = 8 }", "dims.time = {min=4, opt=2, max=8}: wanted min <= opt <= max"),
         (
             "dims.batch = { max = 8 }\nlatency.batch = 16",
