@@ -304,8 +304,7 @@ class Batcher:
     def _withdraw(self, call: _Call) -> None:
         """The caller has gone: free its place, or drop the answer if it runs already."""
         if not call.future.cancelled():
-            call.future.exception()  # settled in the same moment: an error that nobody fetches would be logged as lost
-            return
+            return  # it was settled in the same moment
         with self._lock:
             self._queue.discard(call)
         self.counters.calls["cancelled"] += 1

@@ -124,6 +124,25 @@ def test_what_cannot_be_met_is_refused_at_the_door_and_never_run():
     asyncio.run(_what_cannot_be_met_is_refused_at_the_door())
 
 
+async def _work_is_spread_over_all_slots():
+    async with gated(slots=2) as (batcher, sessions, _):
+        running = calls(batcher, [0, 1])
+        await until(lambda: all(session.inside for session in sessions))
+        ahead = [asyncio.create_task(batcher.submit(request(n, MAX_BATCH), MAX_BATCH)) for n in (2, 3)]
+        await admitted()
+        met = calls(batcher, [4], deadline=cost_s(1) + 2 * cost_s(MAX_BATCH) / 2 + cost_s(1), priority=1)
+        await admitted()
+        assert batcher.queued_rows == 2 * MAX_BATCH + 1, "with one slot it would be refused"
+        for session in sessions:
+            session.release(10)
+        await asyncio.gather(*running, *ahead)
+        await asyncio.gather(*met, return_exceptions=True)
+
+
+def test_a_predicted_wait_counts_on_all_slots():
+    asyncio.run(_work_is_spread_over_all_slots())
+
+
 async def _a_deadline_that_ends_in_the_queue():
     session = GatedSession(FakeClock(), 0.0, 0.0)
     async with Batcher([session], rows_signature(8), Curve([]), OPTIONS) as batcher:

@@ -197,6 +197,31 @@ def test_closing_a_hung_model_can_be_bounded_and_its_worker_ends_when_the_model_
     asyncio.run(_closing_a_hung_model())
 
 
+async def _cancelled_as_the_error_comes():
+    loop = asyncio.get_running_loop()
+    async with gated(poison={0}) as (batcher, session, _):
+        (task,) = calls(batcher, [0])
+        await until(lambda: session.inside)
+
+        def cancel_once_settled():
+            # In every turn of the loop, hence between the one that settles the caller's future and the one that wakes the caller.
+            if batcher.counters.calls["failed"]:
+                task.cancel()
+            else:
+                loop.call_soon(cancel_once_settled)
+
+        cancel_once_settled()
+        session.release()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert batcher.counters.calls["cancelled"] == 0
+        await batcher.drain()
+
+
+def test_a_call_that_is_cancelled_as_its_error_comes_is_counted_once():
+    asyncio.run(_cancelled_as_the_error_comes())
+
+
 async def _an_idle_worker():
     async with Batcher([FakeSession()], rows_signature(8), CURVE, OPTIONS) as batcher:
         inputs = request(0)
