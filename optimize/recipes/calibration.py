@@ -61,7 +61,7 @@ def _rows(batch: Batch, axes: dict[str, int]) -> int:
 
 def _split(batch: Batch, axes: dict[str, int]) -> Iterator[list[Array]]:
     for row in range(_rows(batch, axes)):
-        yield [array.take(row, axes[name]) if name in axes else array for name, array in batch.items()]
+        yield [array.take([row], axes[name]) if name in axes else array for name, array in batch.items()]
 
 
 def _digest(arrays: list[Array]) -> bytes:
