@@ -120,14 +120,14 @@ class Export:
         return found
 
 
-def command(budget: Path, *arguments: str) -> list[str]:
-    return [str(Path(sys.executable).with_name("optimize")), "export", "--budget", str(budget), *arguments]
+def command(budget: Path, *arguments: str, name: str = "export") -> list[str]:
+    return [str(Path(sys.executable).with_name("optimize")), name, "--budget", str(budget), *arguments]
 
 
-def export(budget: Path, *arguments: str) -> Export:
+def export(budget: Path, *arguments: str, name: str = "export") -> Export:
     """Run the command to its end, from a folder that holds nothing of the project's."""
     done = subprocess.run(
-        [*command(budget, *arguments), "--json"],
+        [*command(budget, *arguments, name=name), "--json"],
         cwd="/",
         capture_output=True,
         text=True,

@@ -170,6 +170,25 @@ def test_quick_run_publishes_nothing_and_says_that_it_is_no_verdict(tmp_path: Pa
     assert "not a release verdict" in found.stderr
 
 
+def test_build_only_judges_and_publishes_nothing(again: Path) -> None:
+    before = cache_entries(again)
+    found = export(again, "--build-only")
+    assert (found.code, found.model["winner"]) == (0, None)
+    assert {name: candidate["status"] for name, candidate in found.candidates.items()} == {FP32: "built", INT8: "built"}
+    assert (cache_entries(again), registry(again).versions("tiny")) == (before, [1])
+
+
+def test_validate_judges_the_published_version_again(again: Path) -> None:
+    found = export(again, name="validate")
+    assert found.code == 0, found.stderr
+    assert found.model["winner"]["version"] == 1
+    assert found.verdict(found.model["winner"]["candidate"], "accuracy.max_drop")["verdict"] == "PASS"
+    assert registry(again).versions("tiny") == [1]
+    budgets(again.parent, size__mb=0.000001)
+    assert export(again, name="validate").code == 1
+    assert export(again, "--version", "7", name="validate").code == 4
+
+
 # Candidates that are not right.
 
 
