@@ -7,6 +7,7 @@ its function runs.
 
 import functools
 import importlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, ParamSpec
@@ -232,7 +233,9 @@ def doctor() -> Exit:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; SIGTERM ends a command as Ctrl-C does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     for name, target in _COMMANDS_ABOVE.items():
         module, function = target.split(":")
         app.command(name)(_reported(getattr(importlib.import_module(module), function)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from optimize.errors import Exit
 from tests.serving import gone, started
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,6 +44,16 @@ def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
 
 
+def judged(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a load test until it gives a verdict: a generator that was starved by its neighbours asks for another run, at most twice."""
+    ended = run(folder, command)
+    for _ in range(2):
+        if ended.returncode != Exit.INCONCLUSIVE:
+            break
+        ended = run(folder, command)
+    return ended
+
+
 def test_the_readme_shows_the_whole_loop_in_five_commands() -> None:
     assert list(commands()) == ["export", "serve", "score", "loadtest", "report"]
 
@@ -65,7 +76,7 @@ def test_the_loop_closes(folder: Path) -> None:
     with started(steps["serve"], folder, models=1) as service:
         family = service.family()
         assert steps["loadtest"][2] == service.address
-        loaded = run(folder, steps["loadtest"])
+        loaded = judged(folder, steps["loadtest"])
         assert loaded.returncode == 0, loaded.stdout + loaded.stderr
         found = json.loads((folder / "out/loadtest/report.json").read_text())
         assert (found["verdict"], found["load"]["calls"]) == ("PASS", 16_000)

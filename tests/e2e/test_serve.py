@@ -228,5 +228,8 @@ def test_a_signal_drains(registry: Path, how: str, route: str) -> None:
         assert gone(family), [process for process in family if process.is_running()]
     host, port = service.address.rsplit(":", 1)
     with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # ended connections may still linger; a listener may not
         probe.bind((host, int(port)))
     assert not any("Traceback" in line for line in service.output)
