@@ -286,6 +286,14 @@ def test_external_data_comes_along(tmp_path: Path) -> None:
     assert export.read(budgets, tmp_path, tmp_path).source_digest != before
 
 
+def test_axis_that_follows_what_the_inputs_hold_is_not_taken_for_a_fixed_one(tmp_path: Path) -> None:
+    save(tmp_path / "net.onnx", [helper.make_node("NonZero", ["x"], ["y"])], {"x": [4]}, {"y": [1, None]},
+         types={"y": TensorProto.INT64})  # fmt: skip
+    rows = [np.arange(4, dtype=np.float32) * (np.arange(4) < count) for count in (2, 3, 4)]
+    found = converted(tmp_path, ModelBudgets(source="net.onnx"), [{"x": row} for row in rows], base=tmp_path)
+    assert signature_of(found)[1] == {"y": (1, "y_1")}
+
+
 def test_string_input(tmp_path: Path) -> None:
     node = helper.make_node("Identity", ["x"], ["y"])
     save(

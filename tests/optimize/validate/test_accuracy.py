@@ -114,6 +114,11 @@ def test_discrete_answers_agree_when_they_are_equal(tmp_path: Path, dtype: str) 
     assert judged(tmp_path, before, after, min_agreement=0.5).flipped == (2,)
 
 
+def test_answers_that_differ_in_their_last_axis_alone_are_compared(tmp_path: Path) -> None:
+    before = [np.eye(3, 2, dtype=np.float32), np.eye(3, 4, dtype=np.float32)]
+    assert judged(tmp_path, before, [before[0], before[1][::-1]], min_agreement=0.1).flipped == (1,)
+
+
 def test_answers_of_different_shapes_are_compared_row_by_row(tmp_path: Path) -> None:
     before = [np.zeros((3, 2), np.float32), np.zeros((3, 4), np.float32), np.zeros((1, 2), np.float32)]
     after = [before[0], np.eye(3, 4, dtype=np.float32)[::-1], np.zeros((2, 2), np.float32)]
