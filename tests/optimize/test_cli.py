@@ -1,7 +1,7 @@
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,27 +36,14 @@ def one_line(text: str) -> str:
 
 
 def test_help_names_every_command_and_is_quick() -> None:
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = optimize("--help")
-    took_s = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
-    commands = (
-        "init",
-        "export",
-        "validate",
-        "report",
-        "serve",
-        "score",
-        "loadtest",
-        "doctor",
-        "versions",
-        "promote",
-        "rollback",
-        "gc",
-    )
+    commands = "init export validate report serve score loadtest doctor versions promote rollback gc".split()
     assert not [name for name in commands if f" {name} " not in done.stdout]
-    # 0.4 s are promised on a quiet machine; what costs time is held by the next test.
-    assert took_s < 4.0
+    # 0.4 s are promised on a quiet machine. Time on a processor says more than a clock on a busy one.
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.2
 
 
 def test_help_loads_no_heavy_library() -> None:
