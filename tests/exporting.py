@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimize.registry import Registry
 
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 FEATURES, HIDDEN, CLASSES = 16, 32, 4
 
 
