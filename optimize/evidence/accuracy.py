@@ -78,7 +78,7 @@ def set_drop(
     if undefined > MAX_UNDEFINED_SHARE:
         evidence = f"drop of {observed:.4g}, undefined on {undefined:.0%} of resamples: give more samples of each label"
         return Finding("INCONCLUSIVE", observed, None, None, n, evidence)
-    low, high = (float(bound) for bound in np.quantile(defined, [binomial.complement(confidence), confidence]))
+    low, high = bootstrap.farther_bounds(defined, observed, confidence)
     return _resampled(observed, low, high, float(defined.std()) * math.sqrt(n), n, max_drop, confidence)
 
 

@@ -53,6 +53,15 @@ def mean_bounds(values: Floats, confidence: float, seed: int) -> tuple[float, fl
     return float(low), float(high)
 
 
+def farther_bounds(found: Floats, observed: float, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of a statistic from its resamples, each at `confidence`: the farther of their percentiles and those reflected.
+
+    Either alone is too near on one side where the resamples lie askew, as they do where few samples make the difference.
+    """
+    low, high = (float(bound) for bound in np.quantile(found, [complement(confidence), confidence]))
+    return min(low, 2.0 * observed - high), max(high, 2.0 * observed - low)
+
+
 def _resamples(values: Floats, seed: int) -> Iterator[Floats]:
     """10,000 resamples of the values, as rows of arrays of bounded size."""
     rng = np.random.default_rng(seed)
