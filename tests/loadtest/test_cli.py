@@ -143,7 +143,7 @@ def _generator_under_load(process: subprocess.Popen[str], toy: service.Toy) -> p
         assert time.monotonic() < deadline, "no load"
         assert process.poll() is None
         time.sleep(0.05)
-    (generator,) = psutil.Process(process.pid).children()
+    (generator,) = [child for child in psutil.Process(process.pid).children() if "loadtest.user" in child.cmdline()]
     return generator
 
 

@@ -141,13 +141,18 @@ def test_the_generator_at_its_limit_is_not_blamed_on_the_service(tmp_path):
     assert all("could not keep up" in v.evidence for v in found.verdicts)
 
 
+def generator_process():
+    (found,) = [child for child in psutil.Process().children() if "loadtest.user" in child.cmdline()]
+    return found
+
+
 def test_a_generator_that_stood_still_counts_the_calls_that_were_due_meanwhile(tmp_path):
     with service.running() as toy:
         stopped = []
 
         def stop_once(_: float) -> None:
             if len(toy.requests) > 200 and not stopped:
-                (generator,) = psutil.Process().children()
+                generator = generator_process()
                 generator.suspend()
                 stopped.append(time.sleep(1.0))
                 generator.resume()
