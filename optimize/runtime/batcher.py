@@ -31,6 +31,7 @@ from optimize.runtime.line import Waiting
 from optimize.runtime.policy import DEFAULT_AGEING_S, Queue
 from optimize.runtime.session import Array, Arrays, Session
 from optimize.runtime.slot import Run, Slot
+from optimize.runtime.tally import ROWS, SECONDS, Tally
 
 # A caller is never asked to come back sooner than this, however short the queue is.
 MIN_RETRY_AFTER_S = 0.01
@@ -95,11 +96,32 @@ class Counters:
     """What became of all requests so far, and what the sessions did for them."""
 
     calls: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(get_args(Outcome), 0))
-    executions: int = 0
+    execution_s: Tally = field(default_factory=lambda: Tally(SECONDS))
+    batch_rows: Tally = field(default_factory=lambda: Tally(ROWS))
     failed_executions: int = 0
     failures_in_a_row: int = 0
-    rows: int = 0
-    busy_s: float = 0.0
+
+    @property
+    def executions(self) -> int:
+        """Batches run so far."""
+        return self.batch_rows.count
+
+    @property
+    def rows(self) -> int:
+        """Rows of those batches."""
+        return round(self.batch_rows.total)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the sessions have worked, all added up."""
+        return self.execution_s.total
+
+
+class Execution(NamedTuple):
+    """A batch that a session is running: for how long so far, and how long the curve promised for it."""
+
+    elapsed_s: float
+    promised_s: float
 
 
 class _Call(Waiting):
@@ -196,6 +218,17 @@ class Batcher:
         """How many times the curve's p95 an execution takes lately (a running mean)."""
         return self._forecast.drift
 
+    @property
+    def slots(self) -> int:
+        """Executions that can be under way at once."""
+        return len(self._slots)
+
+    def executing(self) -> list[Execution]:
+        """The executions under way."""
+        with self._lock:
+            now = self._clock()
+            return [Execution(now - slot.began, slot.promised_s) for slot in self._slots if slot not in self._idle]
+
     async def submit(
         self, inputs: Mapping[str, Array], rows: int, *, deadline: float | None = None, priority: int = 0
     ) -> Answer:
@@ -268,8 +301,13 @@ class Batcher:
 
     def _start(self, slot: Slot[_Call], call: _Call, now: float) -> None:
         self._running += 1
-        slot.busy_until = now + self._forecast.expected_s(call.rows, call.shape)
+        self._occupy(slot, [call], now)
         slot.inbox.put([call])
+
+    def _occupy(self, slot: Slot[_Call], batch: Sequence[_Call], now: float) -> None:
+        slot.began = now
+        slot.promised_s = self._forecast.promised_s(*_extent(batch))
+        slot.busy_until = now + slot.promised_s * self._forecast.slowdown
 
     def _enqueue(self, call: _Call, now: float) -> None:
         remaining_s = [max(0.0, slot.busy_until - now) for slot in self._slots]
@@ -368,7 +406,7 @@ class Batcher:
                 settled.extend(map(_expired, lost))
                 slot.begin(len(batch))
             if batch:
-                slot.busy_until = now + self._forecast.expected_s(*_extent(batch))
+                self._occupy(slot, batch, now)
             else:
                 self._running -= 1
                 self._idle.append(slot)
@@ -394,9 +432,8 @@ class Batcher:
     def _count(self, run: Run, rows: int, shape: Shape) -> None:
         counters = self.counters
         with self._lock:
-            counters.executions += 1
-            counters.rows += rows
-            counters.busy_s += run.execution_s
+            counters.execution_s.observe(run.execution_s)
+            counters.batch_rows.observe(rows)
             if run.error is None:
                 counters.failures_in_a_row = 0
                 self._forecast.observe(rows, shape, run.execution_s)

@@ -35,6 +35,8 @@ class Slot(Generic[T]):
 
     def __init__(self, session: Session, joining: Joining, clock: Callable[[], float]) -> None:
         self.inbox: SimpleQueue[list[T] | None] = SimpleQueue()
+        self.began = 0.0
+        self.promised_s = 0.0
         self.busy_until = 0.0
         self._session = session
         self._joining = joining

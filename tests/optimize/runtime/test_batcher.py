@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, DeadlineExceeded, QueueFull
+from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, DeadlineExceeded, Execution, QueueFull
 from optimize.runtime.curve import Curve
 from tests.optimize.runtime.driving import CURVE, MAX_BATCH, OPTIONS, admitted, calls, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
@@ -316,3 +316,23 @@ async def _the_accepted_meet_their_deadline():
 
 def test_under_overload_the_accepted_meet_their_deadline_and_the_rest_is_refused():
     asyncio.run(_the_accepted_meet_their_deadline())
+
+
+def test_it_tells_what_is_executing_and_tallies_what_was():
+    async def story():
+        async with gated(slots=2) as (batcher, sessions, clock):
+            assert batcher.slots == 2
+            assert batcher.executing() == []
+            tasks = calls(batcher, [1])
+            await until(lambda: any(session.inside for session in sessions))
+            clock.now += 5.0
+            assert batcher.executing() == [Execution(elapsed_s=5.0, promised_s=cost_s(1))]
+            for session in sessions:
+                session.release()
+            await asyncio.gather(*tasks)
+            await until(lambda: not batcher.executing())
+            assert batcher.counters.executions == batcher.counters.execution_s.count == 1
+            assert batcher.counters.rows == 1
+            assert batcher.counters.busy_s == 5.0 + cost_s(1)
+
+    asyncio.run(story())
