@@ -30,8 +30,8 @@ def serve(
     ] = DEFAULT_PORT,
     replicas: Annotated[int, typer.Option(help="Processes that serve, each on a port of its own.", min=1)] = 1,
     route: Annotated[
-        Route, typer.Option(help="Through Ray Serve's own handling, or straight to the models.")
-    ] = Route.PUBLIC,
+        Route, typer.Option(help="Straight to the models, or through Ray Serve's own handling.")
+    ] = Route.NATIVE,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
     from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library

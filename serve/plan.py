@@ -21,7 +21,7 @@ class Plan(Struct, frozen=True):
     host: str
     port: int
     replicas: int = 1
-    route: Route = Route.PUBLIC
+    route: Route = Route.NATIVE
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -126,6 +126,10 @@ def test_our_client_infers_and_models_do_not_mix(service: Served) -> None:
 
 
 def test_every_listening_socket_is_on_loopback(service: Served) -> None:
+    _check_sockets(service)
+
+
+def _check_sockets(service: Served) -> None:
     """Named one by one, so that a failure tells which process opened what."""
     listening = {
         f"{process.name()} {connection.laddr.ip}:{connection.laddr.port}": connection.laddr
@@ -207,6 +211,7 @@ def test_a_signal_drains(registry: Path, how: str, route: str) -> None:
         served(registry, "--model", "slow", "--route", route) as service,
         grpc.insecure_channel(service.address) as channel,
     ):
+        _check_sockets(service)
         family = service.family()
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="slow"))
