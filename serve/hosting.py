@@ -110,6 +110,14 @@ class Models:
         """Whether every model can be called."""
         return self.health.is_serving(health.SERVER)
 
+    @property
+    def hosted(self) -> tuple[Hosted, ...]:
+        """Every version that calls can reach."""
+        return tuple(self._hosted.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
     async def load(self, registry: Registry, manifest: Manifest, replicas: int = 1) -> None:
         """Open a version and admit calls to it; the cores are shared with so many `replicas`.
 

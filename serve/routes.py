@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
@@ -32,17 +34,36 @@ PUBLIC_DEADLINE: ContextVar[float | None] = ContextVar("PUBLIC_DEADLINE", defaul
 _log = logging.getLogger(__name__)
 
 
+_MODEL_FIELDS = ("model_name", "name", "service")
+
+
 class Rpc(NamedTuple):
-    """One method of a service."""
+    """One method of a service; `model_field` is the field of its request that names a model, where it has one."""
 
     service: str
     name: str
     request: type[Message]
     streams: bool
+    model_field: str | None
+
+    def model(self, request: Message) -> str:
+        """The model that a request names; empty where it names none."""
+        return "" if self.model_field is None else getattr(request, self.model_field)
+
+
+def _rpc(method: MethodDescriptor) -> Rpc:
+    named = [field for field in _MODEL_FIELDS if field in method.input_type.fields_by_name]
+    return Rpc(
+        method.containing_service.full_name,
+        method.name,
+        GetMessageClass(method.input_type),
+        method.server_streaming,
+        named[0] if named else None,
+    )
 
 
 RPCS = tuple(
-    Rpc(service.full_name, method.name, GetMessageClass(method.input_type), method.server_streaming)
+    _rpc(method)
     for service in (
         open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
         health_pb2.DESCRIPTOR.services_by_name["Health"],
@@ -69,23 +90,65 @@ def _handler(servicer: Servicer, rpc: Rpc) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(_unary(servicer, rpc), response_serializer=_serialized)
 
 
+class _Running:
+    """One call from its bytes to its end, counted with the code that it ends with."""
+
+    __slots__ = ("_code", "_model", "_rpc", "_servicer")
+
+    def __init__(self, servicer: Servicer, rpc: Rpc) -> None:
+        self._servicer = servicer
+        self._rpc = rpc
+        self._model = ""
+        self._code: grpc.StatusCode | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ended = grpc.StatusCode.OK if kind is None else grpc.StatusCode.CANCELLED
+        self._servicer.calls.end(self._rpc.name, self._model, self._code or ended)
+
+    def parse(self, raw: bytes) -> Message:
+        """The request of these bytes."""
+        try:
+            request = self._rpc.request.FromString(raw)
+        except DecodeError:
+            raise InputError(f"the request's bytes are no message that {self._rpc.name} takes") from None
+        named = self._rpc.model(request)
+        if named in self._servicer.models:
+            self._model = named
+        return request
+
+    def fail(self, error: Exception) -> status.Status:
+        """The status that an error ends the call with; its cause goes to the log where the caller is not told."""
+        found = status.of(error)
+        self._code = found.code
+        if found.code is grpc.StatusCode.INTERNAL:
+            _log.error("%s failed", self._rpc.name, exc_info=error)
+        return found
+
+
 def _unary(servicer: Servicer, rpc: Rpc) -> Callable[..., Coroutine[Any, Any, Message]]:
     async def answer(raw: bytes, context: grpc.aio.ServicerContext) -> Message:
-        try:
-            return await getattr(servicer, rpc.name)(_parse(rpc, raw), Call(deadline_of(context)))
-        except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-            await _abort(context, rpc, error)
+        with _Running(servicer, rpc) as running:
+            try:
+                return await getattr(servicer, rpc.name)(running.parse(raw), Call(deadline_of(context)))
+            except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
+                await _abort(context, running.fail(error))
 
     return answer
 
 
 def _stream(servicer: Servicer, rpc: Rpc) -> Callable[..., AsyncIterator[Message]]:
     async def answers(raw: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
-        try:
-            async for message in getattr(servicer, rpc.name)(_parse(rpc, raw), Call(deadline_of(context))):
-                yield message
-        except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-            await _abort(context, rpc, error)
+        with _Running(servicer, rpc) as running:
+            try:
+                async for message in getattr(servicer, rpc.name)(running.parse(raw), Call(deadline_of(context))):
+                    yield message
+            except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
+                await _abort(context, running.fail(error))
 
     return answers
 
@@ -111,32 +174,28 @@ class PublicMethods:
 
 def _forwarded(rpc: Rpc) -> Callable[..., Any]:
     async def answer(self: PublicMethods, request: bytes, grpc_context: PublicContext) -> Message:
-        try:
-            return await getattr(self.servicer, rpc.name)(_parse(rpc, request), Call(PUBLIC_DEADLINE.get()))
-        except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-            # A returned empty message carries the status and its trailing metadata out; a raised exception would lose the latter.
-            _refuse(grpc_context, rpc, error)
-            return health_pb2.HealthCheckRequest()
+        with _Running(self.servicer, rpc) as running:
+            try:
+                return await getattr(self.servicer, rpc.name)(running.parse(request), Call(PUBLIC_DEADLINE.get()))
+            except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
+                # A returned empty message carries the status and its trailing metadata out; a raised exception would lose the latter.
+                _refuse(grpc_context, running.fail(error))
+                return health_pb2.HealthCheckRequest()
 
     async def answers(self: PublicMethods, request: bytes, grpc_context: PublicContext) -> AsyncIterator[Message]:
-        try:
-            async for message in getattr(self.servicer, rpc.name)(_parse(rpc, request), Call(PUBLIC_DEADLINE.get())):
-                yield message
-        except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-            _refuse(grpc_context, rpc, error)
+        with _Running(self.servicer, rpc) as running:
+            try:
+                parsed = running.parse(request)
+                async for message in getattr(self.servicer, rpc.name)(parsed, Call(PUBLIC_DEADLINE.get())):
+                    yield message
+            except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
+                _refuse(grpc_context, running.fail(error))
 
     return answers if rpc.streams else answer
 
 
-for _rpc in RPCS:
-    setattr(PublicMethods, _rpc.name, _forwarded(_rpc))
-
-
-def _parse(rpc: Rpc, raw: bytes) -> Message:
-    try:
-        return rpc.request.FromString(raw)
-    except DecodeError:
-        raise InputError(f"the request's bytes are no message that {rpc.name} takes") from None
+for _public in RPCS:
+    setattr(PublicMethods, _public.name, _forwarded(_public))
 
 
 def deadline_of(context: grpc.aio.ServicerContext) -> float | None:
@@ -145,23 +204,14 @@ def deadline_of(context: grpc.aio.ServicerContext) -> float | None:
     return None if remaining_s is None else time.monotonic() + remaining_s
 
 
-def _refuse(context: PublicContext, rpc: Rpc, error: Exception) -> None:
-    found = _status(rpc, error)
+def _refuse(context: PublicContext, found: status.Status) -> None:
     context.set_code(found.code)
     context.set_details(found.text)
     context.set_trailing_metadata(list(found.trailing_metadata))
 
 
-async def _abort(context: grpc.aio.ServicerContext, rpc: Rpc, error: Exception) -> Any:
-    found = _status(rpc, error)
+async def _abort(context: grpc.aio.ServicerContext, found: status.Status) -> Any:
     await context.abort(found.code, found.text, found.trailing_metadata)
-
-
-def _status(rpc: Rpc, error: Exception) -> status.Status:
-    found = status.of(error)
-    if found.code is grpc.StatusCode.INTERNAL:
-        _log.error("%s failed", rpc.name, exc_info=error)
-    return found
 
 
 def _serialized(message: Message) -> bytes:

@@ -17,6 +17,7 @@ from optimize.manifest import Manifest, TensorSpec
 from protos import open_inference_pb2 as pb
 from serve import codec
 from serve.hosting import Models
+from serve.metrics import Calls
 from serve.status import Refused
 
 SERVER_NAME = "proveserve"
@@ -35,7 +36,8 @@ class Servicer:
     """GRPCInferenceService and grpc.health.v1.Health over one set of models."""
 
     def __init__(self, models: Models) -> None:
-        self._models = models
+        self.models = models
+        self.calls = Calls()
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Call) -> pb.ServerLiveResponse:
         """The process answers, so it is live."""
@@ -43,15 +45,15 @@ class Servicer:
 
     async def ServerReady(self, _: pb.ServerReadyRequest, __: Call) -> pb.ServerReadyResponse:
         """Whether every model can be called."""
-        return pb.ServerReadyResponse(ready=self._models.ready)
+        return pb.ServerReadyResponse(ready=self.models.ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
         """Whether one model can be called; one that is not here cannot."""
         try:
-            self._models.find(request.name, request.version)
+            self.models.find(request.name, request.version)
         except Refused:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._models.health.is_serving(request.name))
+        return pb.ModelReadyResponse(ready=self.models.health.is_serving(request.name))
 
     async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Call) -> pb.ServerMetadataResponse:
         """The server's name and version."""
@@ -59,7 +61,7 @@ class Servicer:
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Call) -> pb.ModelMetadataResponse:
         """What a model takes and gives, and the contract it is served under."""
-        manifest = self._models.find(request.name, request.version).manifest
+        manifest = self.models.find(request.name, request.version).manifest
         return pb.ModelMetadataResponse(
             name=manifest.model,
             versions=[str(manifest.version)],
@@ -71,7 +73,7 @@ class Servicer:
 
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         """One prediction."""
-        hosted = self._models.find(request.model_name, request.model_version)
+        hosted = self.models.find(request.model_name, request.model_version)
         started = time.perf_counter()
         inputs = codec.read_inputs(request, hosted.input_datatypes)
         names = codec.requested(request, list(hosted.output_datatypes))
@@ -84,16 +86,18 @@ class Servicer:
             model_name=hosted.manifest.model, model_version=str(hosted.manifest.version), id=request.id
         )
         codec.write_outputs(response, answer.outputs, names, hosted.output_datatypes)
+        codec_s = read_s + time.perf_counter() - started
+        self.calls.answered(hosted.manifest.model, answer.queue_s, codec_s)
         parameters = response.parameters
         parameters["queue_us"].int64_param = round(answer.queue_s * _US)
         parameters["execution_us"].int64_param = round(answer.execution_s * _US)
-        parameters["codec_us"].int64_param = round((read_s + time.perf_counter() - started) * _US)
+        parameters["codec_us"].int64_param = round(codec_s * _US)
         parameters["batch_rows"].int64_param = answer.batch_rows
         return response
 
     async def Check(self, request: health_pb2.HealthCheckRequest, _: Call) -> health_pb2.HealthCheckResponse:
         """The serving status of a model, or of the server as a whole."""
-        status = self._models.health.status(request.service)
+        status = self.models.health.status(request.service)
         if status is None:
             raise Refused(grpc.StatusCode.NOT_FOUND, "no model of that name")
         return health_pb2.HealthCheckResponse(status=status)
@@ -102,7 +106,7 @@ class Servicer:
         self, request: health_pb2.HealthCheckRequest, _: Call
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The serving status now and after every change, until the server stops."""
-        async for status in self._models.health.watch(request.service):
+        async for status in self.models.health.watch(request.service):
             yield health_pb2.HealthCheckResponse(status=status)
 
 

@@ -28,11 +28,15 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass
 class Bare:
-    """A bare server: its address, its models, and a way to run something on its loop."""
+    """A bare server: its address, its servicer, and a way to run something on its loop."""
 
     address: str
-    models: Models
+    servicer: Servicer
     loop: asyncio.AbstractEventLoop
+
+    @property
+    def models(self) -> Models:
+        return self.servicer.models
 
     def spawn(self, coroutine: Any) -> Future:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
@@ -48,23 +52,24 @@ def bare(names: list[str], fill: Callable[[Models], Awaitable[None]]) -> Iterato
     thread = threading.Thread(target=loop.run_forever, name="bare-server")
     thread.start()
 
-    async def start() -> tuple[grpc.aio.Server, Models, int]:
+    async def start() -> tuple[grpc.aio.Server, Servicer, int]:
         models = Models(names)
+        servicer = Servicer(models)
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        add_services(Servicer(models), server)
+        add_services(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         await fill(models)
-        return server, models, port
+        return server, servicer, port
 
     async def stop() -> None:
-        await models.drain()
+        await servicer.models.drain()
         await server.stop(grace=2)
 
     try:
-        server, models, port = asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
+        server, servicer, port = asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
         try:
-            yield Bare(f"127.0.0.1:{port}", models, loop)
+            yield Bare(f"127.0.0.1:{port}", servicer, loop)
         finally:
             asyncio.run_coroutine_threadsafe(stop(), loop).result(timeout=30)
     finally:
