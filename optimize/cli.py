@@ -35,7 +35,7 @@ app = typer.Typer(
 P = ParamSpec("P")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 ModelArgument = Annotated[str, typer.Argument(help="A published model.")]
-RegistryOption = Annotated[Path, typer.Option(help="Where versions are published.", file_okay=False)]
+RegistryOption = Annotated[str, typer.Option(help="Where versions are published: a folder or s3://bucket/prefix.")]
 BudgetFile = Annotated[Path, typer.Option("--budget", help="The budgets file.")]
 
 
@@ -166,7 +166,7 @@ def init(
 
 @app.command()
 @_reported
-def versions(model: ModelArgument, registry: RegistryOption = Path("artifacts")) -> Exit:
+def versions(model: ModelArgument, registry: RegistryOption = "artifacts") -> Exit:
     """List the published versions of a model."""
     from optimize.registry import Registry  # noqa: PLC0415
 
@@ -186,7 +186,7 @@ def versions(model: ModelArgument, registry: RegistryOption = Path("artifacts"))
 def promote(
     model: ModelArgument,
     version: Annotated[int, typer.Argument(help="A published version.")],
-    registry: RegistryOption = Path("artifacts"),
+    registry: RegistryOption = "artifacts",
 ) -> Exit:
     """Make a published version the one that is served."""
     from optimize.registry import Registry  # noqa: PLC0415
@@ -198,7 +198,7 @@ def promote(
 
 @app.command()
 @_reported
-def rollback(model: ModelArgument, registry: RegistryOption = Path("artifacts")) -> Exit:
+def rollback(model: ModelArgument, registry: RegistryOption = "artifacts") -> Exit:
     """Serve the version before the current one again."""
     from optimize.registry import Registry  # noqa: PLC0415
 
@@ -209,7 +209,7 @@ def rollback(model: ModelArgument, registry: RegistryOption = Path("artifacts"))
 @app.command()
 @_reported
 def gc(
-    registry: RegistryOption = Path("artifacts"),
+    registry: RegistryOption = "artifacts",
     older_than: Annotated[float, typer.Option(help="Hours that a file must be old.", min=0)] = 24.0,
 ) -> Exit:
     """Delete files that no published version names."""

@@ -27,7 +27,6 @@ from optimize.registry import Registry, location
 from optimize.trials import Entrant, Ground
 from optimize.validate.accuracy import SEED
 
-_CACHE = ".cache"
 _ENGINE = (
     "built, not measured: an engine runs on the GPU that it was built for alone, so here it can neither pass nor win"
 )
@@ -85,7 +84,8 @@ def _benches(budgets_path: Path, options: Options, progress: Progress | None = N
     budgets = budgeting.load(budgets_path)
     names = budgeting.chosen(budgets, options.models, budgets_path)
     registry = Registry(location(budgets_path, budgets))
-    cache = Cache(registry.root / _CACHE, reuse=options.reuse)
+    registry.check()
+    cache = Cache(registry.scratch, reuse=options.reuse)
     isolated, machine, versions = Isolated(options.timeout_s, options.memory_mb), describe(), tools()
     base, shown = budgets_path.parent.absolute(), progress or Silent()
     return registry, [
@@ -174,7 +174,7 @@ def _entrant(ground: Ground, registry: Registry, manifest: Manifest) -> Entrant:
 
 def _winner(registry: Registry, champion: Entrant, manifest: Manifest) -> Winner:
     path = registry.manifest_path(manifest.model, manifest.version)
-    return Winner(champion.name, champion.precision, champion.runtime, manifest.version, str(path))
+    return Winner(champion.name, champion.precision, champion.runtime, manifest.version, path)
 
 
 def _current(ground: Ground, registry: Registry) -> Entrant | None:

@@ -38,7 +38,7 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
     told = {result.name for result in results}
     absent = tuple(name for name in names if name not in told)
     if absent and (models or not results):
-        raise UserError(f"{', '.join(absent)}: never exported to {registry.root}; run `optimize export` first")
+        raise UserError(f"{', '.join(absent)}: never exported to {registry.place}; run `optimize export` first")
     stale = frozenset(result.name for result in results if result.budgets != budgets.models[result.name])
     return Findings(results, stale, absent)
 
@@ -85,7 +85,7 @@ def _result(registry: Registry, name: str) -> Result | None:
     if found is not None or registry.current(name) is None:
         return found
     manifest = registry.load(name)
-    return _of(manifest, str(registry.manifest_path(name, manifest.version)))
+    return _of(manifest, registry.manifest_path(name, manifest.version))
 
 
 def _of(manifest: Manifest, path: str) -> Result:

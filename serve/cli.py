@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,8 +20,8 @@ DEFAULT_PORT = 9000
 
 def serve(
     registry: Annotated[
-        Path, typer.Option(help="Registry that `optimize export` published to.", file_okay=False)
-    ] = Path("artifacts"),
+        str, typer.Option(help="Registry that `optimize export` published to: a folder or s3://bucket/prefix.")
+    ] = "artifacts",
     model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated. Default: all.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
     port: Annotated[
@@ -36,14 +35,14 @@ def serve(
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
     from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
 
-    published = Registry(registry.absolute())
+    published = Registry(registry)
     manifests = [published.load(name) for name in chosen_models(published.models(), model or [], registry)]
     for manifest in manifests:
         published.model_file(manifest)
     check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
     first = free_ports(host, port, replicas)
     plan = Plan(
-        published.root, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas, route
+        published.place, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas, route
     )
     os.environ.update(hardening.environment(plan))
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
@@ -55,7 +54,7 @@ def serve(
     return Exit.OK
 
 
-def chosen_models(published: list[str], asked: list[str], registry: Path) -> list[str]:
+def chosen_models(published: list[str], asked: list[str], registry: str) -> list[str]:
     """The asked models, each once, or every published one.
 
     Raises:

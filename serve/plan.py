@@ -1,7 +1,6 @@
 """What one service runs: which versions of which models, and where it listens."""
 
 from enum import StrEnum
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -14,9 +13,9 @@ class Route(StrEnum):
 
 
 class Plan(Struct, frozen=True):
-    """The registry's absolute path, the version of each model, and the addresses of the replicas."""
+    """The registry's absolute folder or URL, the version of each model, and the addresses of the replicas."""
 
-    registry: Path
+    registry: str
     versions: dict[str, int]
     host: str
     port: int

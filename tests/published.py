@@ -46,7 +46,7 @@ def _model(nodes: list, dtype: int, width: int, weights: list | None = None) -> 
     return model
 
 
-def publish(root: Path, name: str, model: onnx.ModelProto, folder: Path, max_batch: int = MAX_BATCH) -> Manifest:
+def publish(root: Path | str, name: str, model: onnx.ModelProto, folder: Path, max_batch: int = MAX_BATCH) -> Manifest:
     """Publish a one-input model as the next version of `name` in the registry at `root`."""
     registry = Registry(root)
     path = folder / f"{name}.onnx"

@@ -14,7 +14,9 @@ def score(
     output: Annotated[
         Path, typer.Option(help="Folder for the part files; new or empty, or with --resume a begun job's.")
     ],
-    registry: Annotated[Path, typer.Option(help="Where versions are published.")] = Path("artifacts"),
+    registry: Annotated[
+        str, typer.Option(help="Where versions are published: a folder or s3://bucket/prefix.")
+    ] = "artifacts",
     version: Annotated[int | None, typer.Option(min=1, help="A published version; by default the current one.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default as many as the cores carry.")

@@ -26,7 +26,7 @@ class Request:
     model: str
     input: Path
     output: Path
-    registry: Path
+    registry: Path | str
     version: int | None = None
     resume: bool = False
     workers: int | None = None
@@ -43,7 +43,8 @@ def run(request: Request) -> Summary:
     """
     began_s = time.monotonic()
     begun = recorded(request.output) if request.resume else None
-    manifest = _manifest(request, begun)
+    registry = Registry(request.registry)
+    manifest = _manifest(registry, request, begun)
     layout = plan.layout(manifest)
     workers = worker_count(request.workers, layout.options.threads, len(os.sched_getaffinity(0)))
     source, metadata, schema = describe(request.input)
@@ -54,7 +55,7 @@ def run(request: Request) -> Summary:
         check_free(request.output)
     with held(request.output, job) as folder:
         missing = folder.missing(tasks)
-        work = _work(request, manifest, layout, job)
+        work = _work(registry, request, manifest, layout, job)
         scoring_s = _score(work, missing, min(workers, len(missing))) if missing else 0.0
         seconds = time.monotonic() - began_s
         scored = sum(task.rows for task in missing)
@@ -88,10 +89,10 @@ def worker_count(asked: int | None, threads: int, cores: int) -> int:
     return asked or carried
 
 
-def _manifest(request: Request, begun: Job | None) -> Manifest:
+def _manifest(registry: Registry, request: Request, begun: Job | None) -> Manifest:
     """The version that was asked for, else the one that a resumed job began with, else the current one."""
     version = begun.version if begun is not None and begun.model == request.model else None
-    manifest = Registry(request.registry).load(request.model, request.version or version)
+    manifest = registry.load(request.model, request.version or version)
     artifact = manifest.artifact
     if artifact.format != "onnx" or artifact.options.target != "cpu":
         raise ArtifactError(
@@ -116,15 +117,14 @@ def _job(manifest: Manifest, layout: plan.Layout, source: Source, stored_bytes: 
     )
 
 
-def _work(request: Request, manifest: Manifest, layout: plan.Layout, job: Job) -> Work:
+def _work(registry: Registry, request: Request, manifest: Manifest, layout: plan.Layout, job: Job) -> Work:
     """What workers are told; the files of the version are held against their digests."""
-    registry = Registry(request.registry)
     return Work(
-        model_path=registry.model_file(manifest).absolute(),
+        model_path=registry.model_file(manifest),
         options=layout.options,
         batch=layout.batch,
         signature=manifest.signature,
-        golden_path=registry.blob(manifest.golden.blob).absolute(),
+        golden_path=registry.blob(manifest.golden.blob),
         golden=manifest.golden,
         source=job.input,
         slice_rows=job.slice_rows,

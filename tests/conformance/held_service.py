@@ -44,7 +44,7 @@ def main() -> None:
     registry, route, socket = sys.argv[1:]
     os.environ[SOCKET] = socket
     port = cli.free_ports("127.0.0.1", 0, 1)
-    plan = Plan(Path(registry), dict.fromkeys(KINDS, 1), "127.0.0.1", port, route=Route(route))
+    plan = Plan(registry, dict.fromkeys(KINDS, 1), "127.0.0.1", port, route=Route(route))
     os.environ.update(hardening.environment(plan))
     from serve import app  # ray reads its settings when it is imported
     from tests.conformance.held_service import HeldServer as ByName  # a class of `__main__` would travel by value

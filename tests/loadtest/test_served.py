@@ -21,7 +21,7 @@ def service(tmp_path):
     folder.mkdir()
     registry = Registry(tmp_path / "registry")
     for factor in (2.0, 3.0):
-        published.publish(registry.root, "scaled", published.scale(factor), folder)
+        published.publish(registry.place, "scaled", published.scale(factor), folder)
 
     async def fill(models: Models) -> None:
         for name in registry.models():

@@ -34,7 +34,7 @@ def test_published_schema_is_fresh() -> None:
 def test_published_manifest_fits_the_published_schema(manifest: Manifest, tmp_path: Path) -> None:
     schema = json.loads(SCHEMA.read_bytes())
     jsonschema.Draft202012Validator.check_schema(schema)
-    path = Registry(tmp_path / "registry").manifest_path("identity", manifest.version)
+    path = Path(Registry(tmp_path / "registry").manifest_path("identity", manifest.version))
     jsonschema.validate(json.loads(path.read_bytes()), schema, jsonschema.Draft202012Validator)
 
 

@@ -54,8 +54,8 @@ def test_last_result_of_every_model_is_collected_in_the_order_of_the_file(budget
 def test_kept_result_comes_back_whole(budgets: Path) -> None:
     made = results.won()
     registry = Registry(budgets.parent / "store")
-    path = registry.keep(made)
-    assert path == budgets.parent / "store" / "reports" / "sentiment" / "result.json"
+    registry.keep(made)
+    assert (budgets.parent / "store" / "reports" / "sentiment" / "result.json").is_file()
     assert registry.result("sentiment") == made
 
 

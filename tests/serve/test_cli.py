@@ -50,7 +50,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
 
 def test_the_ready_line_names_every_replicas_address(tmp_path: Path) -> None:
     manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
-    plan = Plan(tmp_path, {"double": 1}, "127.0.0.1", 9000, replicas=2)
+    plan = Plan(str(tmp_path), {"double": 1}, "127.0.0.1", 9000, replicas=2)
     line = cli.ready_line(manifest, plan)
     assert line.startswith("READY double version=1 candidate=fp32@onnxruntime-cpu digest=")
     assert line.endswith("address=127.0.0.1:9000,127.0.0.1:9001")

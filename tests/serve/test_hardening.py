@@ -5,7 +5,6 @@ import logging
 import socket
 import warnings
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -141,7 +140,7 @@ def test_reflection_advertises_our_services(native: bool) -> None:
 
 def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Serve's range ends before its upper bound, and a port without quarantine is free again at once."""
-    environment = hardening.environment(Plan(Path(), {}, "127.0.0.1", 9000, replicas=2))
+    environment = hardening.environment(Plan("", {}, "127.0.0.1", 9000, replicas=2))
     monkeypatch.setattr(
         node_port_manager, "RAY_SERVE_PORT_QUARANTINE_S", float(environment["RAY_SERVE_PORT_QUARANTINE_S"])
     )

@@ -52,7 +52,7 @@ def test_a_published_version_answers(registry: Registry, manifest: Manifest) -> 
 
 
 def test_a_changed_file_is_refused(registry: Registry, manifest: Manifest) -> None:
-    blob = registry.root / "blobs" / "sha256" / manifest.digest
+    blob = Path(registry.place) / "blobs" / "sha256" / manifest.digest
     blob.write_bytes(blob.read_bytes() + b"!")
     with pytest.raises(ArtifactError, match="its bytes have digest"):
         load(registry, manifest)
