@@ -81,10 +81,14 @@ class Signature(Record, frozen=True):
 
 
 class SessionOptions(Record, frozen=True):
-    """How a session is opened; measuring and serving use the same."""
+    """How a session is opened; measuring and serving use the same.
+
+    `disabled_optimizers` are graph optimisers of onnxruntime that this artefact is better off without.
+    """
 
     target: Target = "cpu"
     threads: int = 1
+    disabled_optimizers: tuple[str, ...] = ()
 
 
 class Artifact(Record, frozen=True):

@@ -258,7 +258,8 @@ def _entered(ground: Ground, session: SessionOptions) -> tuple[list[Entrant], li
             absent.append(Trial(cell.name, cell.precision, cell.runtime, "n/a", cell.reason))
             continue
         try:
-            entrant = trials.enter(ground, cell, msgspec.structs.replace(session, target=cell.target))
+            options = SessionOptions(cell.target, session.threads, candidates.disabled_optimizers(cell))
+            entrant = trials.enter(ground, cell, options)
             if cell.engine:
                 absent.append(entrant.trial("built", _ENGINE))
             else:

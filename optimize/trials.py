@@ -220,7 +220,7 @@ def _with_threads(ground: Ground, entrant: Entrant) -> tuple[Entrant, screen.Scr
     """The entrant with the fewest threads that give its latency budgets room, else with the fastest; and its screen."""
     found: dict[int, screen.Screen] = {}
     for threads in _thread_counts(ground, entrant):
-        trial = entrant.with_options(SessionOptions(entrant.subject.options.target, threads))
+        trial = entrant.with_options(msgspec.structs.replace(entrant.subject.options, threads=threads))
         depends = (trial.depends, ground.reading.data_digest, ground.signature, ground.bench.budgets.latency.batch)
         arguments = (trial.subject, ground.signature, ground.split("selection"), ground.bench.budgets.latency.batch)
         what = f"{entrant.name}: screen, {threads} threads"
@@ -230,7 +230,7 @@ def _with_threads(ground: Ground, entrant: Entrant) -> tuple[Entrant, screen.Scr
     chosen = min(found, key=lambda threads: found[threads].median_ms * (1 if threads == 1 else 1 + _WORTH_MORE_THREADS))
     if found[max(found)].median_ms <= _ROOMY_SHARE * _tightest_ms(ground):
         chosen = max(found)
-    return entrant.with_options(SessionOptions(entrant.subject.options.target, chosen)), found[chosen]
+    return entrant.with_options(msgspec.structs.replace(entrant.subject.options, threads=chosen)), found[chosen]
 
 
 def _thread_counts(ground: Ground, entrant: Entrant) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from optimize.manifest import OperatingPoint, SessionOptions, Signature
+from optimize.manifest import OperatingPoint, Signature
 from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.session import Session
@@ -30,7 +30,7 @@ def measure(subject: Subject, signature: Signature, split: Path, cores: int) -> 
     """Rows a second and latency of every layout at every batch size, with all its instances at work at once."""
     found = []
     for threads, instances in layouts(cores):
-        laid_out = msgspec.structs.replace(subject, options=SessionOptions(subject.options.target, threads))
+        laid_out = msgspec.structs.replace(subject, options=msgspec.structs.replace(subject.options, threads=threads))
         with opened_instances(laid_out, instances) as sessions:
             for batch in batch_sizes(signature):
                 inputs = requests(signature, split, opt_sizes(signature, batch))

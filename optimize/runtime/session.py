@@ -41,7 +41,9 @@ class OnnxSession:
         # Spinning threads take the cores of the server's own work between calls.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(str(path), settings, providers=[provider])
+            self._session = ort.InferenceSession(
+                str(path), settings, providers=[provider], disabled_optimizers=list(options.disabled_optimizers)
+            )
         except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad file
             raise ArtifactError(f"{path.name}: onnxruntime cannot open it: {first_line(error)}") from None
         running = self._session.get_providers()[0]
