@@ -41,6 +41,16 @@ def checked(graph: onnx.GraphProto, batches: Iterable[Mapping[str, Array]]) -> l
     return kept
 
 
+def first(batches: Iterable[Batch], axes: Mapping[str, int], rows: int) -> Iterator[Batch]:
+    """Whole batches until they hold that many rows."""
+    seen = 0
+    for batch in batches:
+        if seen >= rows:
+            return
+        yield batch
+        seen += _rows(batch, axes)
+
+
 def batch_axes(graph: onnx.GraphProto) -> dict[str, int]:
     """Position of the batch axis by input name: the axis named `batch`, else a leading axis of unknown size."""
     named: dict[str, int] = {}
@@ -55,7 +65,7 @@ def batch_axes(graph: onnx.GraphProto) -> dict[str, int]:
     return named or leading
 
 
-def _rows(batch: Batch, axes: dict[str, int]) -> int:
+def _rows(batch: Batch, axes: Mapping[str, int]) -> int:
     return next((batch[name].shape[axis] for name, axis in axes.items() if name in batch), 1)
 
 

@@ -19,14 +19,24 @@ from optimize.recipes.clipping import Histogram
 from optimize.recipes.ranges import Range
 
 BINS = 4096
+ENOUGH_VALUES = 100_000_000
+"""Values of all tensors together that show how each is distributed."""
+
 FETCH_LIMIT_BYTES = 256_000_000
 """Activations that stand in memory at a time; a tensor larger than that stands there alone."""
 
 
 def collect(
-    source: Path, found: Mapping[str, Range], batches: Sequence[Batch], *, limit_bytes: int = FETCH_LIMIT_BYTES
+    source: Path,
+    found: Mapping[str, Range],
+    batches: Sequence[Batch],
+    *,
+    least: int | None = None,
+    limit_bytes: int = FETCH_LIMIT_BYTES,
 ) -> dict[str, Histogram]:
-    """A histogram of each tensor of `found` over its range.
+    """A histogram of each tensor of `found` over its range, from all batches.
+
+    Where `least` is given, batches beyond so many are left out once enough values were counted.
 
     Raises:
         CandidateError: The graph does not run on a batch.
@@ -39,8 +49,9 @@ def collect(
         session = ranges.opened(model, Path(folder))
         largest = max(batches, key=lambda batch: sum(array.size for array in batch.values()))
         elements = dict(zip(names, map(int, ranges.run(session, sizes, largest)), strict=True))
+        taken = len(batches) if least is None else max(least, ENOUGH_VALUES // max(1, sum(elements.values())))
         for group in groups(elements, limit_bytes // 4):
-            for batch in batches:
+            for batch in batches[:taken]:
                 for name, values in zip(group, ranges.run(session, group, batch), strict=True):
                     counts[name] += binned(values, found[name])
     return {name: Histogram(counts[name], *found[name]) for name in names}

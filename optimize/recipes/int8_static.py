@@ -1,7 +1,10 @@
 """INT8 with fixed ranges: Q/DQ pairs around the operators with 8-bit kernels, their ranges taken from calibration samples."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +33,9 @@ from optimize.recipes.built import Built
 Method = Literal["minmax", "entropy", "percentile"]
 
 _LEAST_OPSET = 13  # scales per channel
+_HISTOGRAM_ROWS = (
+    128  # at least; collecting reads every value, and a distribution's shape settles before its extremes do
+)
 _CLIPPING = {"entropy": clipping.entropy, "percentile": clipping.percentile}
 
 
@@ -50,28 +56,69 @@ def build(
     Raises:
         CandidateError: The samples cannot calibrate, or nothing was quantised.
     """
+    with calibrated(source, calibration, symmetric=symmetric) as model:
+        return model.write(folder, method)
+
+
+@contextmanager
+def calibrated(
+    source: Path, calibration: Iterable[Mapping[str, npt.NDArray[Any]]], *, symmetric: bool = False
+) -> Iterator["Calibrated"]:
+    """The model at `source` with the range of every value, ready to be written with one method or several.
+
+    Raises:
+        CandidateError: The samples cannot calibrate, random noise included, or no node can be quantised.
+    """
     model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
     folding.fold(model)
     if not placement.anchors(model.graph, asymmetric=not symmetric):
         raise CandidateError(reasons.nothing_quantised(model.graph))
     batches = samples.checked(model.graph, calibration)
+    noise.refuse(batches)
     with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
         folded, *_ = storage.write(model, Path(name) / "folded.onnx")  # large weights leave memory here
         found = ranges.minmax(folded, _activations(model.graph), batches)
         placed = placement.place(model.graph, found, asymmetric=not symmetric)
+        least = sum(1 for _ in samples.first(batches, samples.batch_axes(model.graph), _HISTOGRAM_ROWS))
+        yield Calibrated(folded, placed, found, batches, least, symmetric, notes)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model whose values' ranges are known, and where its Q/DQ pairs will stand."""
+
+    folded: Path
+    placed: placement.Placement
+    found: Mapping[str, ranges.Range]
+    batches: Sequence[samples.Batch]
+    least_batches: int
+    symmetric: bool
+    notes: tuple[str, ...]
+
+    @cached_property
+    def _histograms(self) -> dict[str, clipping.Histogram]:
+        """Of every value that is quantised."""
+        whole = {root: self.found[root] for root in set(self.placed.scales.values())}
+        return histograms.collect(self.folded, whole, self.batches, least=self.least_batches)
+
+    def write(self, folder: Path, method: Method) -> Built:
+        """Quantise into `folder`, with each activation's range chosen by `method`.
+
+        Raises:
+            CandidateError: Nothing was quantised.
+        """
+        found = dict(self.found)
         if method in _CLIPPING:
-            whole = {root: found[root] for root in set(placed.scales.values())}
-            collected = histograms.collect(folded, whole, batches)
-            found |= {root: _CLIPPING[method](histogram) for root, histogram in collected.items()}
-        model = storage.read(folded)
-    qdq.write(model.graph, placed, found, symmetric=symmetric)
-    if not symmetric:
-        tables.quantise(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only
-    graphs.drop_unused(model.graph)
-    changed = count_quantised(model.graph)
-    if not changed:
-        raise CandidateError(reasons.nothing_quantised(model.graph))
-    return Built(storage.write(model, folder / "model.onnx"), changed, (*notes, *noise.notes(batches)))
+            found |= {root: _CLIPPING[method](histogram) for root, histogram in self._histograms.items()}
+        model = storage.read(self.folded)
+        qdq.write(model.graph, self.placed, found, symmetric=self.symmetric)
+        if not self.symmetric:
+            tables.quantise(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only
+        graphs.drop_unused(model.graph)
+        changed = count_quantised(model.graph)
+        if not changed:
+            raise CandidateError(reasons.nothing_quantised(model.graph))
+        return Built(storage.write(model, folder / "model.onnx"), changed, self.notes)
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:

@@ -1,4 +1,4 @@
-"""Notice calibration inputs that look drawn from a random generator: ranges from them say nothing of real data."""
+"""Refuse calibration inputs that look drawn from a random generator: ranges from them say nothing of real data."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from optimize.errors import CandidateError
+
 Array = npt.NDArray[Any]
 
 _LEAST_VALUES = 10_000
@@ -16,11 +18,15 @@ _KOLMOGOROV_5_PERCENT = 1.358
 _SIGMAS = 4.0
 
 
-def notes(batches: Sequence[dict[str, Array]]) -> Iterator[str]:
-    """A note on each floating-point input that looks like noise over all batches."""
+def refuse(batches: Sequence[dict[str, Array]]) -> None:
+    """Refuse samples of which a floating-point input looks like noise over all batches.
+
+    Raises:
+        CandidateError: One does; ranges from it would hold for noise alone.
+    """
     for name, first in batches[0].items():
         if first.dtype.kind == "f" and is_noise(np.concatenate([batch[name].ravel() for batch in batches])):
-            yield f"calibration input {name!r} looks like random noise; ranges hold for real data only if it is real"
+            raise CandidateError(f"calibration input {name!r} looks like random noise; wanted real samples")
 
 
 def is_noise(values: Array) -> bool:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from onnx import helper
 
@@ -99,9 +100,15 @@ def mlp(tmp_path: Path) -> Path:
     return save(tmp_path / "mlp.onnx", nodes, {"x": ["batch", 64]}, {"y": ["batch", 8]}, weights)
 
 
+def alike(rows: int, width: int) -> npt.NDArray[np.float32]:
+    """Samples whose neighbouring values are alike, as those of real data are."""
+    noise = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
+    return (noise + np.roll(noise, 1, axis=1)) / np.float32(np.sqrt(2))
+
+
 @pytest.fixture
 def calibration(tmp_path: Path) -> Path:
-    values = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    values = alike(200, 64)
     samples.store(tmp_path / "calibration.npz", [Batch({"x": values}, None)])
     return tmp_path / "calibration.npz"
 
@@ -161,7 +168,7 @@ def test_samples_are_counted_in_rows_whether_they_come_in_batches_or_alone(tmp_p
     ]
     weights = [weight("w", 64, 64), weight("v", 64, 8, seed=1)]
     model = save(tmp_path / "alone.onnx", nodes, {"x": [64]}, {"y": [8]}, weights)
-    values = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    values = alike(200, 64)
     samples.store(tmp_path / "calibration.npz", [Batch({"x": row}, None) for row in values])
     folder = tmp_path / "built"
     folder.mkdir()

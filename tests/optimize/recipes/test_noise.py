@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from optimize.errors import CandidateError
 from optimize.recipes import noise
 
 RNG = np.random.default_rng(4)
@@ -30,9 +31,14 @@ def test_data_with_structure_or_too_little_of_it_is_not(values):
     assert not noise.is_noise(values)
 
 
-def test_the_note_names_the_input():
+def test_the_refusal_names_the_input():
     batches = [
         {"x": RNG.normal(size=(100, 64)).astype(np.float32), "ids": RNG.integers(0, 9, (100, 64))} for _ in range(3)
     ]
-    (note,) = noise.notes(batches)
-    assert note.startswith("calibration input 'x' looks like random noise")
+    with pytest.raises(CandidateError, match=r"calibration input 'x' looks like random noise; wanted real samples"):
+        noise.refuse(batches)
+
+
+def test_integers_and_structure_are_not_refused():
+    grid = np.add.outer(np.linspace(0, 1, 400), np.linspace(0, 5, 64)).astype(np.float32)
+    noise.refuse([{"x": grid, "ids": RNG.integers(0, 9, (400, 64))}])
