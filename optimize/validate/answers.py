@@ -1,7 +1,10 @@
 """Run a subject over the samples of a split, once, at the batch sizes that serving uses."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -9,11 +12,12 @@ import numpy.typing as npt
 
 from optimize.budgets import BATCH
 from optimize.errors import CandidateError
+from optimize.machine import cores
 from optimize.manifest import Signature
 from optimize.runtime.session import Session, first_line
 from optimize.source import samples as sampling
 from optimize.source.samples import Arrays, Batch
-from optimize.subject import Subject, opened
+from optimize.subject import Subject, opened_instances
 
 Array = npt.NDArray[Any]
 
@@ -35,18 +39,35 @@ def record(
     Raises:
         CandidateError: The subject fails on a batch, or answers NaN where its inputs hold none.
     """
+    size = 1 if row_by_row else signature.max_batch
+    asked = list(executions(signature, sampling.read(split), size, limit))
+    ends = list(accumulate(rows for _, rows in asked))
+    starts = [0, *ends[:-1]]
     arrays: Arrays = {}
-    done = 0
-    with opened(subject) as session:
-        for index, (inputs, rows) in enumerate(
-            executions(signature, sampling.read(split), 1 if row_by_row else signature.max_batch, limit)
-        ):
-            for name, value in _answer(session, inputs, done).items():
-                # Strings are stored at a fixed width, since an object array would need pickle.
-                arrays[f"{index}/{name}"] = value.astype(str) if value.dtype == object else value
-            done += rows
+    for index, answers in enumerate(_answered(subject, [inputs for inputs, _ in asked], starts)):
+        for name, value in answers.items():
+            # Strings are stored at a fixed width, since an object array would need pickle.
+            arrays[f"{index}/{name}"] = value.astype(str) if value.dtype == object else value
     np.savez(target, allow_pickle=False, **arrays)
-    return done
+    return ends[-1] if ends else 0
+
+
+def _answered(subject: Subject, asked: list[Arrays], starts: list[int]) -> Iterator[Arrays]:
+    """The answers in the order that was asked, from sessions with the measured options, as many as the cores hold."""
+    with opened_instances(subject, max(1, cores() // subject.options.threads)) as sessions:
+        idle: SimpleQueue[Session] = SimpleQueue()
+        for session in sessions:
+            idle.put(session)
+
+        def answer(inputs: Arrays, start: int) -> Arrays:
+            session = idle.get()
+            try:
+                return _answer(session, inputs, start)
+            finally:
+                idle.put(session)
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            yield from pool.map(answer, asked, starts)
 
 
 def executions(
