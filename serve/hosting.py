@@ -6,18 +6,21 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
+import numpy as np
 
 from optimize.errors import ArtifactError, InputError
-from optimize.machine import cores
+from optimize.machine import cores, describe
 from optimize.manifest import Manifest
 from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batcher import Batcher, BatcherOptions
 from optimize.runtime.curve import Curve
-from optimize.runtime.session import Array, check_inputs, instances
+from optimize.runtime.session import Array, OnnxSession, check_inputs, first_line, instances
 from serve import codec, health
+from serve.fitness import obstacle
 from serve.status import Refused
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -33,6 +36,7 @@ class Hosted:
 
     manifest: Manifest
     batcher: Batcher
+    measured_here: bool = True
 
     @cached_property
     def input_datatypes(self) -> dict[str, str]:
@@ -63,22 +67,21 @@ class Hosted:
 async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> AsyncIterator[Hosted]:
     """Open one version: digests held, golden answers reproduced, batcher running over as many sessions as were measured.
 
-    The cores are shared with so many `replicas`.
+    The cores are shared with so many `replicas`. Whatever takes time happens off the event loop, which may be answering calls.
 
     Raises:
-        ArtifactError: A file is missing or damaged, cannot be opened, or answers otherwise than when it was measured.
+        ArtifactError: A file is missing or damaged, cannot be opened here, or answers otherwise than when it was measured.
     """
-    path = await asyncio.to_thread(_checked_file, registry, manifest)
     signature = manifest.signature
     options = BatcherOptions(
         max_batch=signature.max_batch,
         max_queue_rows=QUEUED_BATCHES * signature.max_batch,
         default_timeout_s=DEFAULT_TIMEOUT_S,
     )
-    with instances(path, manifest.artifact.options, session_count(manifest, replicas)) as sessions:
-        await asyncio.to_thread(golden.replay, sessions[0], registry.blob(manifest.golden.blob), manifest.golden)
-        async with Batcher(sessions, signature, Curve(manifest.curve), options) as batcher:
-            yield Hosted(manifest, batcher)
+    with contextlib.ExitStack() as stack:
+        proved = await asyncio.to_thread(_prove, registry, manifest, session_count(manifest, replicas), stack)
+        async with Batcher(proved.sessions, signature, Curve(manifest.curve), options) as batcher:
+            yield Hosted(manifest, batcher, proved.measured_here)
 
 
 def session_count(manifest: Manifest, replicas: int) -> int:
@@ -87,22 +90,55 @@ def session_count(manifest: Manifest, replicas: int) -> int:
     return max(1, min(measured, cores() // (manifest.artifact.options.threads * replicas)))
 
 
-def _checked_file(registry: Registry, manifest: Manifest) -> Path:
-    if manifest.artifact.format != "onnx":
+class _Proved(NamedTuple):
+    sessions: list[OnnxSession]
+    measured_here: bool
+
+
+def _prove(registry: Registry, manifest: Manifest, count: int, stack: contextlib.ExitStack) -> _Proved:
+    """Sessions over checked files, which gave the golden answers and have run the largest batch; `stack` closes them."""
+    here = describe()
+    reason = obstacle(manifest, here)
+    if reason is not None:
+        raise ArtifactError(reason)
+    path = registry.model_file(manifest)
+    answers = registry.blob(manifest.golden.blob)
+    sessions = stack.enter_context(instances(path, manifest.artifact.options, count))
+    for session in dict.fromkeys(sessions):
+        golden.replay(session, answers, manifest.golden)
+        _warm_up(session, manifest, answers)
+    return _Proved(sessions, registry.measured_on(manifest, here))
+
+
+def _warm_up(session: OnnxSession, manifest: Manifest, answers: Path) -> None:
+    """Run the largest batch once, so that no caller waits for the memory that it takes."""
+    signature = manifest.signature
+    inputs, _ = golden.load(answers, manifest.golden)[0]
+    axes = {spec.name: spec.batch_axis for spec in signature.inputs}
+    largest = {
+        name: array
+        if not signature.batchable or (axis := axes[name]) is None
+        else np.take(array, np.arange(signature.max_batch) % array.shape[axis], axis=axis)
+        for name, array in inputs.items()
+    }
+    try:
+        session.run(largest)
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a failed run
         raise ArtifactError(
-            f"{manifest.model} version {manifest.version}: is a {manifest.artifact.format} engine; wanted an ONNX file:"
-            " promote a version whose runtime is onnxruntime"
-        )
-    return registry.model_file(manifest)
+            f"{manifest.model} version {manifest.version}: fails on a batch of {signature.max_batch} rows:"
+            f" {first_line(error)}; export the model again"
+        ) from None
 
 
 class Models:
-    """All models of a process by name, those that still load included."""
+    """All models of a process by name and version, those that still load included. Lives on one event loop."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
-        self._hosted: dict[str, Hosted] = {}
-        self._open = contextlib.AsyncExitStack()
+        self._hosted: dict[str, dict[int, Hosted]] = {name: {} for name in self._names}
+        self._default: dict[str, int] = {}
+        self._open: dict[tuple[str, int], contextlib.AsyncExitStack] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self.health = health.Health(self._names)
 
     @property
@@ -113,10 +149,14 @@ class Models:
     @property
     def hosted(self) -> tuple[Hosted, ...]:
         """Every version that calls can reach."""
-        return tuple(self._hosted.values())
+        return tuple(hosted for versions in self._hosted.values() for hosted in versions.values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
+
+    def versions(self, name: str) -> list[int]:
+        """Versions of a model that calls can reach, ascending."""
+        return sorted(self._hosted[name])
 
     async def load(self, registry: Registry, manifest: Manifest, replicas: int = 1) -> None:
         """Open a version and admit calls to it; the cores are shared with so many `replicas`.
@@ -124,15 +164,34 @@ class Models:
         Raises:
             ArtifactError: It cannot be served as it was published.
         """
-        self.admit(await self._open.enter_async_context(opened(registry, manifest, replicas)))
+        stack = contextlib.AsyncExitStack()
+        hosted = await stack.enter_async_context(opened(registry, manifest, replicas))
+        stack.push_async_callback(hosted.batcher.drain)
+        self._open[manifest.model, manifest.version] = stack
+        self.admit(hosted)
 
     def admit(self, hosted: Hosted) -> None:
-        """Let calls reach an open model."""
-        self._hosted[hosted.manifest.model] = hosted
-        self.health.set_serving(hosted.manifest.model)
+        """Let calls reach an open version; the first of a model answers calls that name no version."""
+        name, version = hosted.manifest.model, hosted.manifest.version
+        self._hosted[name][version] = hosted
+        self._default.setdefault(name, version)
+        self.health.set_serving(name)
+
+    def prefer(self, name: str, version: int) -> None:
+        """Let a loaded version answer the calls that name none."""
+        self._default[name] = version
+
+    async def retire(self, name: str, version: int) -> None:
+        """Take no more calls for a version, and close it when those that it accepted are answered."""
+        # A call looks its version up and enters that one's queue in one step of the loop, so none is turned away here.
+        del self._hosted[name][version]
+        closing = asyncio.create_task(self._open.pop((name, version)).aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.shield(closing)  # accepted calls are answered, also when nobody waits for it any more
 
     def find(self, name: str, version: str) -> Hosted:
-        """The model that a call names; an empty version is the one that is served.
+        """The version that a call names; the preferred one where it names none.
 
         Raises:
             InputError: The version is no number.
@@ -142,18 +201,18 @@ class Models:
             raise InputError("the model version is not a number; wanted one such as 1, or none for the current one")
         if name not in self._names:
             raise Refused(grpc.StatusCode.NOT_FOUND, f"no model of that name; served: {', '.join(self._names)}")
-        hosted = self._hosted.get(name)
-        if hosted is None:
+        hosted = self._hosted[name]
+        if not hosted:
             raise Refused(grpc.StatusCode.UNAVAILABLE, f"model {name} is still loading; try again")
-        if version and int(version) != hosted.manifest.version:
-            raise Refused(
-                grpc.StatusCode.NOT_FOUND,
-                f"model {name} has no version {version} here; served: {hosted.manifest.version}",
-            )
-        return hosted
+        wanted = int(version) if version else self._default[name]
+        if wanted not in hosted:
+            served = ", ".join(map(str, sorted(hosted)))
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"model {name} has no version {version} here; served: {served}")
+        return hosted[wanted]
 
     async def drain(self) -> None:
         """Say NOT_SERVING, refuse new calls, finish those that were accepted, and close the models."""
         self.health.close()
-        await asyncio.gather(*(hosted.batcher.drain() for hosted in self._hosted.values()))
-        await self._open.aclose()
+        await asyncio.gather(*(hosted.batcher.drain() for hosted in self.hosted), *self._closing)
+        while self._open:
+            await self._open.popitem()[1].aclose()

@@ -18,7 +18,7 @@ def replay(session: Session, npz_path: Path, golden: Golden) -> None:
     Raises:
         ArtifactError: The file is damaged, the session fails on a golden input, or an answer differs.
     """
-    for index, (inputs, recorded) in enumerate(_load(npz_path, golden)):
+    for index, (inputs, recorded) in enumerate(load(npz_path, golden)):
         try:
             answers = session.run(inputs, list(recorded))
         except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a failed run
@@ -34,8 +34,12 @@ def replay(session: Session, npz_path: Path, golden: Golden) -> None:
                 )
 
 
-def _load(npz_path: Path, golden: Golden) -> list[tuple[Arrays, Arrays]]:
-    """Inputs and recorded answers, by index."""
+def load(npz_path: Path, golden: Golden) -> list[tuple[Arrays, Arrays]]:
+    """Inputs and recorded answers, by index.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
     pairs: list[tuple[Arrays, Arrays]] = [({}, {}) for _ in range(golden.count)]
     try:
         with npz_path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

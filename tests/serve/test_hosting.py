@@ -1,15 +1,21 @@
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from optimize.errors import ArtifactError, InputError
-from optimize.manifest import Golden, Manifest, encode
+from optimize.machine import describe
+from optimize.manifest import Golden, Machine, Manifest, encode
 from optimize.registry import Registry
-from serve.hosting import Models
+from optimize.runtime.batcher import Closed
+from serve.hosting import Hosted, Models
 from serve.status import Refused
 from tests.published import publish, scale
 
@@ -93,6 +99,114 @@ def test_what_is_not_here_is_not_found(
         return caught.value.code
 
     assert asyncio.run(story()) is code
+
+
+def second(registry: Registry, folder: Path, model: onnx.ModelProto | None = None) -> Manifest:
+    """One more version of the model; an answer tells which one gave it."""
+    return publish(registry.place, "double", model or scale(3.0), folder)
+
+
+async def ask(hosted: Hosted, rows: int = 1) -> float:
+    answer = await hosted.batcher.submit({"x": np.ones((rows, 4), np.float32)}, rows)
+    return float(answer.outputs["y"][0, 0])
+
+
+def test_versions_answer_side_by_side(registry: Registry, manifest: Manifest, tmp_path: Path) -> None:
+    async def story() -> None:
+        models = Models(["double"])
+        await models.load(registry, manifest)
+        await models.load(registry, second(registry, tmp_path))
+        assert models.versions("double") == [1, 2]
+        assert [await ask(models.find("double", version)) for version in ("", "1", "2")] == [2.0, 2.0, 3.0]
+        models.prefer("double", 2)
+        assert await ask(models.find("double", "")) == 3.0
+        with pytest.raises(Refused, match="no version 3 here; served: 1, 2"):
+            models.find("double", "3")
+        await models.drain()
+
+    asyncio.run(story())
+
+
+def test_a_retired_version_answers_what_it_accepted(registry: Registry, manifest: Manifest, tmp_path: Path) -> None:
+    async def story() -> None:
+        models = Models(["double"])
+        await models.load(registry, manifest)
+        old = models.find("double", "")
+        await models.load(registry, second(registry, tmp_path))
+        accepted = [asyncio.create_task(ask(old)) for _ in range(50)]
+        await asyncio.sleep(0)  # each has entered the old version's queue
+        models.prefer("double", 2)
+        retiring = asyncio.create_task(models.retire("double", 1))
+        await asyncio.sleep(0)
+        assert models.versions("double") == [2]
+        with pytest.raises(Refused, match="no version 1 here"):
+            models.find("double", "1")
+        retiring.cancel()  # whoever retires it may go
+        await models.drain()
+        assert [await call for call in accepted] == [2.0] * 50
+        with pytest.raises(Closed):
+            await ask(old)
+
+    asyncio.run(story())
+
+
+def one_row_only() -> onnx.GraphProto:
+    """y = x, where row r is scaled by element r of a table that has only one."""
+    return helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["rows"], end=1),
+            helper.make_node("Sub", ["rows", "one"], ["last"]),
+            helper.make_node("Gather", ["table", "last"], ["factor"]),
+            helper.make_node("Mul", ["x", "factor"], ["y"]),
+        ],
+        "one_row",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [
+            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("table", TensorProto.FLOAT, [1], [1.0]),
+        ],
+    )
+
+
+def test_a_version_that_fails_on_its_largest_batch_is_refused(registry: Registry, tmp_path: Path) -> None:
+    model = helper.make_model(one_row_only(), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(ArtifactError, match="double version 1: fails on a batch of 8 rows: "):
+        load(registry, second(registry, tmp_path, model))
+
+
+def test_the_loop_answers_while_a_version_is_opened(registry: Registry, manifest: Manifest, monkeypatch: Any) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments: Any) -> None:
+        entered.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr("serve.hosting.golden.replay", held)
+
+    async def story() -> None:
+        models = Models(["double"])
+        loading = asyncio.create_task(models.load(registry, manifest))
+        await asyncio.to_thread(entered.wait, 20)
+        assert not models.ready  # and the loop is here to say so
+        go_on.set()
+        await loading
+        await models.drain()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_it_is_known_where_a_version_was_measured(registry: Registry, manifest: Manifest, here: bool) -> None:
+    async def story() -> bool:
+        models = Models(["double"])
+        machine = describe() if here else Machine("another", 64, 1024, ())
+        await models.load(registry, msgspec.structs.replace(manifest, machine=machine))
+        hosted = models.find("double", "")
+        await models.drain()
+        return hosted.measured_here
+
+    assert asyncio.run(story()) is here
 
 
 def test_manifest_survives_the_trip_that_a_replica_takes(registry: Registry, manifest: Manifest) -> None:
