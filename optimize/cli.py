@@ -19,6 +19,7 @@ from optimize.isolation import DEFAULT_TIMEOUT_S
 
 _COMMANDS_ABOVE = {
     "serve": "serve.cli:serve",
+    "token": "serve.tokens:token",
     "score": "serve.scoring.cli:score",
     "loadtest": "loadtest.cli:loadtest",
 }

@@ -6,7 +6,11 @@ status      what went wrong -> gRPC codes
 health      what grpc.health.v1 reports
 hosting     the models of one process: opened, checked, batched, found
 servicer    the protocol's methods
+security    who may call what, and where a service may listen
+tokens      the tokens file, and `optimize token`
+tls         the certificate files
 routes      how calls reach them: a bare grpc.aio server, or Ray Serve
+reflection  what grpcurl and its like ask
 plan        what one service runs, and where
 hardening   every change to Ray's defaults and internals
 deployment  what runs in a replica

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,14 +12,16 @@ import typer
 from optimize.errors import Exit, UserError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
+from serve import security, tls
 from serve.interrupt import Interrupts
 from serve.plan import Plan, Route
+from serve.tokens import read as read_tokens
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     registry: Annotated[
         str, typer.Option(help="Registry that `optimize export` published to: a folder or s3://bucket/prefix.")
     ] = "artifacts",
@@ -31,10 +34,29 @@ def serve(
     route: Annotated[
         Route, typer.Option(help="Straight to the models, or through Ray Serve's own handling.")
     ] = Route.NATIVE,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the certificate chain to serve with; takes --tls-key.", dir_okay=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate's key, without a password.", dir_okay=False)
+    ] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of a CA: only clients with a certificate of it may connect.", dir_okay=False),
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="Tokens file of `optimize token`: calls need a token of it.", dir_okay=False)
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines call without TLS.")] = False,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
     from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
 
+    tls_files = tls.chosen(tls_cert, tls_key, client_ca)
+    security.check_exposure(host, encrypted=tls_files is not None, insecure=insecure)
+    if tokens is not None:
+        read_tokens(tokens)
     published = Registry(registry)
     manifests = [published.load(name) for name in chosen_models(published.models(), model or [], registry)]
     for manifest in manifests:
@@ -42,7 +64,14 @@ def serve(
     check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
     first = free_ports(host, port, replicas)
     plan = Plan(
-        published.place, {manifest.model: manifest.version for manifest in manifests}, host, first, replicas, route
+        published.place,
+        {manifest.model: manifest.version for manifest in manifests},
+        host,
+        first,
+        replicas,
+        route,
+        tls_files,
+        tokens and tokens.absolute(),
     )
     os.environ.update(hardening.environment(plan))
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported

@@ -2,21 +2,22 @@
 
 environment      settings that Ray and Serve read when they are imported, and hand to the processes they start
 prepare_worker   Serve's actors listen on loopback, and no proxy is started
-bind_replica_to  replicas listen where they are told, not on every interface
-add_services     calls reach our servicer directly (the native route), or know their deadline on Serve's own (the public route)
+open_replica     replicas listen where they are told and as they are told, within our limits, and answer nothing of Serve's own
+add_services     calls reach our servicer directly (the native route), or pass its gate on the way through Serve (the public route)
 
 Nothing here is needed where Ray's own defaults are wanted.
 """
 
 import ipaddress
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 from grpc.aio._server import Server
 
 from serve.plan import Plan
-from serve.routes import MAX_MESSAGE_BYTES, PUBLIC_DEADLINE, deadline_of
+from serve.reflection import add_reflection
+from serve.routes import LIMITS, MAX_MESSAGE_BYTES, RPCS, fronted
 from serve.routes import add_services as add_plain_services
 from serve.servicer import Servicer
 
@@ -69,39 +70,50 @@ def prepare_worker() -> None:
     ProxyStateManager._resolved_proxy_location = lambda _: ProxyLocation.Disabled
 
 
-def bind_replica_to(host: str) -> None:
-    """Make the gRPC server that Serve starts in this process listen on `host` alone; call it before that starts."""
-    from ray.serve._private import default_impl  # noqa: PLC0415 - codec and client reach this package without ray
+def open_replica(host: str, credentials: Any | None = None) -> None:
+    """Say how the gRPC server that Serve starts in this process listens, before it starts: on `host` alone, and with TLS if asked."""
+    from ray.serve._private import default_impl, grpc_util  # noqa: PLC0415 - codec and client reach this package without ray
 
     plain: Callable[[Any, str], None] = default_impl.add_grpc_address
     # An IPv6 address is written out in full, so that `prepare_worker` leaves it alone.
     chosen = f"[{ipaddress.ip_address(host).exploded}]:" if ":" in host else f"{host}:"
 
     def add_grpc_address(server: Any, address: str) -> None:
-        plain(server, chosen + address.removeprefix(_EVERY_INTERFACE))
+        ours = chosen + address.removeprefix(_EVERY_INTERFACE)
+        if credentials is None:
+            plain(server, ours)
+        else:
+            server.add_secure_port(ours, credentials)
 
     default_impl.add_grpc_address = add_grpc_address
+    grpc_util.DEFAULT_GRPC_SERVER_OPTIONS = [*grpc_util.DEFAULT_GRPC_SERVER_OPTIONS, *LIMITS]
+    # Serve's own service tells the application's name to whoever asks; its controller does not use it.
+    grpc_util.add_RayServeAPIServiceServicer_to_server = lambda *_: None
 
 
-_native_servicer: Servicer | None = None
+_servicer: Servicer | None = None
+_natively = False
 
 
-def answer_natively(servicer: Servicer) -> None:
-    """Let this process's gRPC server call `servicer` itself; call it before Serve starts that server."""
-    global _native_servicer  # noqa: PLW0603 - Serve calls `add_services` by its name, with a server and nothing else
-    _native_servicer = servicer
+def answer_with(servicer: Servicer, *, natively: bool) -> None:
+    """Let this process's gRPC server call `servicer` itself, or only hold its gate; call it before Serve starts that server."""
+    global _servicer, _natively
+    _servicer, _natively = servicer, natively
 
 
 def add_services(placeholder: Servicer, server: Any) -> None:
     """Register the protocol with one of Serve's servers; named in `gRPCOptions.grpc_servicer_functions`."""
-    if _native_servicer is None:
-        _add_publicly(placeholder, server)
+    unwrapped = _Unwrapped(server)
+    if _servicer is not None and _natively:
+        add_plain_services(_servicer, unwrapped)
     else:
-        add_plain_services(_native_servicer, _Unwrapped(server))
+        _add_publicly(placeholder, server)
+    if _servicer is not None:
+        add_reflection(_servicer.gate, unwrapped)
 
 
 class _Unwrapped:
-    """Serve's server, without the wrapping that it puts around every handler; reflection still learns of the services."""
+    """Serve's server, without the wrapping that it puts around every handler; Serve still learns of the services."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -115,22 +127,20 @@ class _Unwrapped:
 
 
 def _add_publicly(placeholder: Servicer, server: Any) -> None:
+    """Register the protocol through Serve, with our front before each of its behaviours."""
+    from ray.serve._private.proxy_request_response import gRPCStreamingType  # noqa: PLC0415 - as above
+
     plain = server.service_handler_factory
-    server.service_handler_factory = lambda **method: _with_deadline(plain(**method), method["streaming_type"])
+    ours = {rpc.path: rpc for rpc in RPCS}
+
+    def factory(service_method: str, **_: Any) -> Callable[..., Any]:
+        rpc = ours[service_method]
+        # Whatever kind Serve asks for, the front takes a stream and hands on its one message.
+        kind = gRPCStreamingType.UNARY_STREAM if rpc.streams else gRPCStreamingType.UNARY_UNARY
+        return fronted(_servicer, rpc, plain(service_method=service_method, streaming_type=kind))
+
+    server.service_handler_factory = factory
     try:
         add_plain_services(placeholder, server)
     finally:
         server.service_handler_factory = plain
-
-
-def _with_deadline(behaviour: Callable[..., Any], streaming_type: str) -> Callable[..., Any]:
-    async def answer(request: Any, context: Any) -> Any:
-        PUBLIC_DEADLINE.set(deadline_of(context))
-        return await behaviour(request, context)
-
-    async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
-        PUBLIC_DEADLINE.set(deadline_of(context))
-        async for message in behaviour(request, context):
-            yield message
-
-    return answers if streaming_type.endswith("_stream") else answer

@@ -1,8 +1,11 @@
 """What one service runs: which versions of which models, and where it listens."""
 
 from enum import StrEnum
+from pathlib import Path
 
 from msgspec import Struct
+
+from serve.tls import TlsFiles
 
 
 class Route(StrEnum):
@@ -13,7 +16,10 @@ class Route(StrEnum):
 
 
 class Plan(Struct, frozen=True):
-    """The registry's absolute folder or URL, the version of each model, and the addresses of the replicas."""
+    """The registry's absolute folder or URL, the version of each model, the addresses of the replicas, and who may call them.
+
+    Without `tls` calls come in the clear; without a `tokens` file nobody is asked for one.
+    """
 
     registry: str
     versions: dict[str, int]
@@ -21,6 +27,8 @@ class Plan(Struct, frozen=True):
     port: int
     replicas: int = 1
     route: Route = Route.NATIVE
+    tls: TlsFiles | None = None
+    tokens: Path | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:

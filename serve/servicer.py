@@ -18,6 +18,7 @@ from protos import open_inference_pb2 as pb
 from serve import codec
 from serve.hosting import Models
 from serve.metrics import Calls
+from serve.security import Gate
 from serve.status import Refused
 
 SERVER_NAME = "proveserve"
@@ -33,10 +34,11 @@ class Call:
 
 
 class Servicer:
-    """GRPCInferenceService and grpc.health.v1.Health over one set of models."""
+    """GRPCInferenceService and grpc.health.v1.Health over one set of models, for those that `gate` admits."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, gate: Gate | None = None) -> None:
         self.models = models
+        self.gate = gate or Gate()
         self.calls = Calls()
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Call) -> pb.ServerLiveResponse:

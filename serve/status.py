@@ -6,9 +6,17 @@ import grpc
 
 from optimize.errors import InputError
 from optimize.runtime import batcher
+from serve.security import Forbidden, Unauthenticated
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata by which gRPC's retry policy is told when to come again."""
+
+
+_CODES: dict[type[Exception], grpc.StatusCode] = {
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    InputError: grpc.StatusCode.INVALID_ARGUMENT,
+}
 
 
 class Refused(Exception):  # noqa: N818 - the server works; the call is turned down
@@ -38,8 +46,8 @@ def of(error: Exception) -> Status:
     match error:
         case Refused():
             return Status(error.code, str(error))
-        case InputError():
-            return Status(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        case Unauthenticated() | Forbidden() | InputError():
+            return Status(_CODES[type(error)], str(error))
         case batcher.QueueFull():
             after_ms = max(1, round(error.retry_after_s * 1e3))
             return Status(

@@ -18,7 +18,9 @@ import psutil
 
 from optimize.registry import Registry
 from serve.hosting import Models
+from serve.reflection import add_reflection
 from serve.routes import SERVER_OPTIONS, add_services
+from serve.security import Gate
 from serve.servicer import Servicer
 
 COMMAND = (str(Path(sys.executable).with_name("optimize")),)
@@ -46,7 +48,12 @@ class Bare:
 
 
 @contextlib.contextmanager
-def bare(names: list[str], fill: Callable[[Models], Awaitable[None]]) -> Iterator[Bare]:
+def bare(
+    names: list[str],
+    fill: Callable[[Models], Awaitable[None]],
+    gate: Gate | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[Bare]:
     """The servicer behind a plain grpc.aio server; `fill` opens models on its loop, after the server has started."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="bare-server")
@@ -54,10 +61,12 @@ def bare(names: list[str], fill: Callable[[Models], Awaitable[None]]) -> Iterato
 
     async def start() -> tuple[grpc.aio.Server, Servicer, int]:
         models = Models(names)
-        servicer = Servicer(models)
+        servicer = Servicer(models, gate)
         server = grpc.aio.server(options=SERVER_OPTIONS)
         add_services(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        add_reflection(servicer.gate, server)
+        address = "127.0.0.1:0"
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
         await fill(models)
         return server, servicer, port

@@ -10,19 +10,21 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+import trustme
 from grpc.aio._server import Server
 
 from protos import open_inference_pb2 as pb
-from serve import hardening
+from serve import hardening, routes
 from serve.hosting import Models
 from serve.plan import Plan
-from serve.routes import PUBLIC_DEADLINE
+from serve.routes import MAX_METADATA_BYTES, PUBLIC_DEADLINE
+from serve.security import Gate, Tokens, digest_of
 from serve.servicer import Servicer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
-    from ray.serve._private import default_impl, node_port_manager
-    from ray.serve._private.grpc_util import get_service_names, start_grpc_server
+    from ray.serve._private import default_impl, grpc_util, node_port_manager
+    from ray.serve._private.grpc_util import start_grpc_server
     from ray.serve._private.proxy_state import ProxyStateManager
     from ray.serve.config import ProxyLocation, gRPCOptions
 
@@ -35,7 +37,12 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
     monkeypatch.setattr(ProxyStateManager, "_resolved_proxy_location", ProxyStateManager._resolved_proxy_location)
     monkeypatch.setattr(default_impl, "add_grpc_address", default_impl.add_grpc_address)
-    monkeypatch.setattr(hardening, "_native_servicer", None)
+    monkeypatch.setattr(grpc_util, "DEFAULT_GRPC_SERVER_OPTIONS", grpc_util.DEFAULT_GRPC_SERVER_OPTIONS)
+    monkeypatch.setattr(
+        grpc_util, "add_RayServeAPIServiceServicer_to_server", grpc_util.add_RayServeAPIServiceServicer_to_server
+    )
+    monkeypatch.setattr(hardening, "_servicer", None)
+    monkeypatch.setattr(hardening, "_natively", False)
 
 
 def free_port() -> int:
@@ -52,7 +59,7 @@ def listening_on(port: int) -> set[str]:
     }
 
 
-def with_serves_server(story: Callable[[Any, int], Awaitable[None]], **options: Any) -> None:
+def with_serves_server(story: Callable[[Any, int], Awaitable[None]]) -> None:
     """Run `story` with the server that a replica of Serve would start, and its port."""
 
     def by_serve(service_method: str, streaming_type: str) -> Callable[..., Any]:
@@ -66,7 +73,7 @@ def with_serves_server(story: Callable[[Any, int], Awaitable[None]], **options: 
 
     async def run() -> None:
         port = free_port()
-        grpc_options = gRPCOptions(port=port, grpc_servicer_functions=["serve.hardening.add_services"], **options)
+        grpc_options = gRPCOptions(port=port, grpc_servicer_functions=["serve.hardening.add_services"])
         task, server = await start_grpc_server(by_serve, grpc_options, event_loop=asyncio.get_running_loop())
         try:
             await story(server, port)
@@ -97,7 +104,7 @@ def test_a_worker_listens_on_loopback_and_no_proxy_is_started() -> None:
 @pytest.mark.parametrize(("host", "found"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "::"), ("::1", "::1")])
 def test_a_replica_listens_where_it_is_told(host: str, found: str) -> None:
     hardening.prepare_worker()
-    hardening.bind_replica_to(host)
+    hardening.open_replica(host)
 
     async def story(_: Any, port: int) -> None:
         assert listening_on(port) == {found}
@@ -115,7 +122,7 @@ def test_the_public_route_knows_the_deadline() -> None:
 
 def test_the_native_route_calls_our_servicer() -> None:
     models = Models(["double"])
-    hardening.answer_natively(Servicer(models))
+    hardening.answer_with(Servicer(models), natively=True)
 
     async def story(server: Any, port: int) -> None:
         assert not await ask_ready(port, timeout=5)
@@ -125,17 +132,100 @@ def test_the_native_route_calls_our_servicer() -> None:
     with_serves_server(story)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_reflection_advertises_our_services(native: bool) -> None:
-    if native:
-        hardening.answer_natively(Servicer(Models(["double"])))
+SERVES_OWN = "/ray.serve.RayServeAPIService/ListApplications"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+NATIVELY = pytest.mark.parametrize("natively", [True, False], ids=["native", "public"])
 
-    async def story(server: Any, _: int) -> None:
-        assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= get_service_names(
-            server.generic_rpc_handlers
-        )
 
-    with_serves_server(story, enable_reflection=True)
+def one_token() -> Tokens:
+    return Tokens.parse(f"ci {digest_of('s3cret').hex()} double", "tokens")
+
+
+async def code_of(port: int, path: str, token: str = "", message: bytes = b"") -> grpc.StatusCode:
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_unary(path)(iter([message]), metadata=metadata, timeout=10)
+        return await call.code()
+
+
+@NATIVELY
+def test_a_replica_answers_nothing_of_serves_own(natively: bool) -> None:
+    async def open_before(_: Any, port: int) -> None:
+        assert await code_of(port, SERVES_OWN) is grpc.StatusCode.OK
+
+    async def closed_after(_: Any, port: int) -> None:
+        assert await code_of(port, SERVES_OWN) is grpc.StatusCode.UNIMPLEMENTED
+
+    with_serves_server(open_before)
+    hardening.open_replica("127.0.0.1")
+    hardening.answer_with(Servicer(Models(["double"])), natively=natively)
+    with_serves_server(closed_after)
+
+
+@NATIVELY
+def test_a_call_without_a_token_is_turned_away_before_serve_sees_it(natively: bool) -> None:
+    hardening.answer_with(Servicer(Models(["double"]), Gate(one_token)), natively=natively)
+
+    async def story(_: Any, port: int) -> None:
+        for path in (READY, INFER, REFLECT):
+            assert await code_of(port, path) is grpc.StatusCode.UNAUTHENTICATED
+            assert await code_of(port, path, "wrong") is grpc.StatusCode.UNAUTHENTICATED
+        assert await code_of(port, READY, "s3cret") is grpc.StatusCode.OK
+        assert await code_of(port, REFLECT, "s3cret") is grpc.StatusCode.OK
+        assert await code_of(port, "/grpc.health.v1.Health/Check") is grpc.StatusCode.OK
+
+    with_serves_server(story)
+
+
+@NATIVELY
+def test_a_message_that_never_comes_is_given_up(natively: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.2)
+    hardening.answer_with(Servicer(Models(["double"])), natively=natively)
+
+    async def story(_: Any, port: int) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_unary(READY)(timeout=20)
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "did not arrive within 0.2 s" in await call.details()
+        await ask_ready(port)
+
+    with_serves_server(story)
+
+
+@NATIVELY
+def test_a_replica_keeps_our_limits(natively: bool) -> None:
+    hardening.open_replica("127.0.0.1")
+    hardening.answer_with(Servicer(Models(["double"])), natively=natively)
+
+    async def story(_: Any, port: int) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(READY)(b"", metadata=(("much", "x" * 2 * MAX_METADATA_BYTES),), timeout=10)
+            assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(MAX_METADATA_BYTES) in await call.details()
+        await ask_ready(port)
+
+    with_serves_server(story)
+
+
+@NATIVELY
+def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool) -> None:
+    authority = trustme.CA()
+    pair = authority.issue_cert("localhost", "127.0.0.1")
+    credentials = grpc.ssl_server_credentials(
+        [(pair.private_key_pem.bytes(), b"".join(blob.bytes() for blob in pair.cert_chain_pems))]
+    )
+    hardening.open_replica("127.0.0.1", credentials)
+    hardening.answer_with(Servicer(Models(["double"])), natively=natively)
+
+    async def story(_: Any, port: int) -> None:
+        trusting = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        assert listening_on(port) == {"127.0.0.1"}
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trusting) as channel:
+            await channel.unary_unary(READY)(b"", timeout=10)
+        assert await code_of(port, READY) is grpc.StatusCode.UNAVAILABLE
+
+    with_serves_server(story)
 
 
 def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
