@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import grpc
@@ -18,7 +17,7 @@ from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batcher import Batcher, BatcherOptions
 from optimize.runtime.curve import Curve
-from optimize.runtime.session import Array, OnnxSession, check_inputs, first_line, instances
+from optimize.runtime.session import Array, Arrays, OnnxSession, check_inputs, first_line, instances
 from serve import codec, health
 from serve.fitness import obstacle
 from serve.status import Refused
@@ -37,6 +36,8 @@ class Hosted:
     manifest: Manifest
     batcher: Batcher
     measured_here: bool = True
+    probe: Callable[[], None] | None = None
+    """Runs a golden input on every session, past the batcher; raises what a session raises."""
 
     @cached_property
     def input_datatypes(self) -> dict[str, str]:
@@ -81,7 +82,7 @@ async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> A
     with contextlib.ExitStack() as stack:
         proved = await asyncio.to_thread(_prove, registry, manifest, session_count(manifest, replicas), stack)
         async with Batcher(proved.sessions, signature, Curve(manifest.curve), options) as batcher:
-            yield Hosted(manifest, batcher, proved.measured_here)
+            yield Hosted(manifest, batcher, proved.measured_here, proved.probe)
 
 
 def session_count(manifest: Manifest, replicas: int) -> int:
@@ -93,6 +94,11 @@ def session_count(manifest: Manifest, replicas: int) -> int:
 class _Proved(NamedTuple):
     sessions: list[OnnxSession]
     measured_here: bool
+    golden_inputs: Arrays
+
+    def probe(self) -> None:
+        for session in dict.fromkeys(self.sessions):
+            session.run(self.golden_inputs)
 
 
 def _prove(registry: Registry, manifest: Manifest, count: int, stack: contextlib.ExitStack) -> _Proved:
@@ -104,16 +110,16 @@ def _prove(registry: Registry, manifest: Manifest, count: int, stack: contextlib
     path = registry.model_file(manifest)
     answers = registry.blob(manifest.golden.blob)
     sessions = stack.enter_context(instances(path, manifest.artifact.options, count))
+    inputs, _ = golden.load(answers, manifest.golden)[0]
     for session in dict.fromkeys(sessions):
         golden.replay(session, answers, manifest.golden)
-        _warm_up(session, manifest, answers)
-    return _Proved(sessions, registry.measured_on(manifest, here))
+        _warm_up(session, manifest, inputs)
+    return _Proved(sessions, registry.measured_on(manifest, here), inputs)
 
 
-def _warm_up(session: OnnxSession, manifest: Manifest, answers: Path) -> None:
+def _warm_up(session: OnnxSession, manifest: Manifest, inputs: Arrays) -> None:
     """Run the largest batch once, so that no caller waits for the memory that it takes."""
     signature = manifest.signature
-    inputs, _ = golden.load(answers, manifest.golden)[0]
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
     largest = {
         name: array
@@ -148,8 +154,8 @@ class Models:
 
     @property
     def hosted(self) -> tuple[Hosted, ...]:
-        """Every version that calls can reach."""
-        return tuple(hosted for versions in self._hosted.values() for hosted in versions.values())
+        """Every version that calls can reach. May be asked for from any thread."""
+        return tuple(hosted for versions in self._hosted.values() for hosted in tuple(versions.values()))
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
