@@ -2,6 +2,7 @@
 
 environment      settings that Ray and Serve read when they are imported, and hand to the processes they start
 prepare_worker   Serve's actors listen on loopback, and no proxy is started
+hear_daemons     what Ray's daemons have to say to the command goes to its log
 open_replica     replicas listen where they are told and as they are told, within our limits, and answer nothing of Serve's own
 add_services     calls reach our servicer directly (the native route), or pass its gate on the way through Serve (the public route)
 
@@ -68,6 +69,18 @@ def prepare_worker() -> None:
     Server.add_insecure_port = add_insecure_port
     # In direct-ingress mode the controller starts a proxy whatever it was asked for, and every replica an HTTP server.
     ProxyStateManager._resolved_proxy_location = lambda _: ProxyLocation.Disabled
+
+
+def hear_daemons(tell: Callable[[str], None]) -> None:
+    """Hand what Ray's daemons have to say to this process's user to `tell`; Ray would print it on stdout."""
+    from ray._private import worker  # noqa: PLC0415 - codec and client reach this package without ray
+
+    def print_to_stdstream(message: dict[str, Any], ignore_prefix: bool = False) -> None:  # noqa: FBT001 - as it is called
+        del ignore_prefix
+        for line in message["lines"]:
+            tell(line)
+
+    worker.print_to_stdstream = print_to_stdstream
 
 
 def open_replica(host: str, credentials: Any | None = None) -> None:

@@ -106,15 +106,22 @@ class _ToRelay(logging.Handler):
         super().close()
 
 
-def begin(relay: Path | None, **constant: object) -> logging.Handler:
+def begin(relay: Path | None, **constant: object) -> None:
     """Write this process's events, each with these `constant` fields, to the relay, or to stderr where there is none."""
+    end()
     handler = logging.StreamHandler() if relay is None else _ToRelay(relay)
     handler.setFormatter(JsonLines(**constant))
     handler.addFilter(Throttle())
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    return handler
+
+
+def end() -> None:
+    """Write no events of this process any more."""
+    for handler in LOGGER.handlers.copy():
+        LOGGER.removeHandler(handler)
+        handler.close()
 
 
 class Relay:
@@ -167,9 +174,11 @@ class Relay:
 
 @contextmanager
 def relayed(path: Path, descriptor: int = _STDERR) -> Iterator[Relay]:
-    """A relay at `path`, held back: of a service that does not come up, the command itself says why."""
+    """A relay at `path`, which gets the events of this process, too. Of a service that does not come up, the command says why."""
     relay = Relay(path, descriptor)
+    begin(path)
     try:
         yield relay
     finally:
+        end()
         relay.close()

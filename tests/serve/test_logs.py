@@ -20,13 +20,11 @@ PATIENCE_S = 20.0
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
     """What `begin` sets up is taken down again."""
-    before = (logs.LOGGER.level, logs.LOGGER.propagate, list(logs.LOGGER.handlers))
+    level, propagate = logs.LOGGER.level, logs.LOGGER.propagate
     yield
-    for handler in set(logs.LOGGER.handlers) - set(before[2]):
-        logs.LOGGER.removeHandler(handler)
-        handler.close()
-    logs.LOGGER.setLevel(before[0])
-    logs.LOGGER.propagate = before[1]
+    logs.end()
+    logs.LOGGER.setLevel(level)
+    logs.LOGGER.propagate = propagate
 
 
 @pytest.fixture
@@ -134,11 +132,9 @@ def test_where_no_command_is_named_lines_go_to_stderr(capsys: pytest.CaptureFixt
 def test_a_command_that_stopped_reading_stops_nobody(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(path))
-        handler = logs.begin(path)
-        for filter_ in list(handler.filters):
-            handler.removeFilter(filter_)
+        logs.begin(path)
         for number in range(2000):
-            logs.tell("many", number=number)
+            logs.tell(f"event {number}")
     assert capsys.readouterr().err.count("\n") > 0
 
 
