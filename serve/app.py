@@ -14,7 +14,7 @@ from ray.serve.config import gRPCOptions
 from ray.serve.schema import LoggingConfig
 
 from optimize.errors import ArtifactError
-from serve import hardening
+from serve import hardening, logs
 from serve.deployment import ModelServer
 from serve.guard import MARK, guarded
 from serve.interrupt import Interrupts
@@ -22,9 +22,13 @@ from serve.plan import Plan
 
 NAME = "proveserve"
 DRAIN_TIMEOUT_S = 60.0
+HEALTH_PERIOD_S = 2.0
+HEALTH_TIMEOUT_S = 10.0
+"""A replica that fails its check, or does not answer it, three times running is replaced: within a minute, also one that hangs."""
 _MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way that clients understand
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
 _SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
+_LOG = "log"  # a socket, in the folder that goes with the service
 _PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.ArtifactError: (.+)")
 
 
@@ -32,19 +36,24 @@ _PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.ArtifactError: (.+)")
 logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
-def build(plan: Plan) -> ray.serve.Application:
-    """The application: every replica opens every model of the plan, checks it, and answers on a port of its own."""
+def build(plan: Plan, relay: Path | None = None) -> ray.serve.Application:
+    """The application: every replica opens every model of the plan, checks it, and answers on a port of its own.
+
+    Replicas send their log to `relay`, where there is one.
+    """
     deployment = ray.serve.deployment(ModelServer).options(
         name="models",
         num_replicas=plan.replicas,
         max_ongoing_requests=_MAX_ONGOING,
         max_constructor_retry_count=1,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
         ray_actor_options={"num_cpus": 1},
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
-    return deployment.bind(plan)
+    return deployment.bind(plan, relay)
 
 
 @contextlib.contextmanager
@@ -56,18 +65,22 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
         ArtifactError: A model cannot be served as it was published.
     """
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
-    with guarded(folder) as mark:
+    log = folder / _LOG
+    with guarded(folder) as mark, logs.relayed(log) as relay:
         os.environ[MARK] = mark
         try:
+            hardening.hear_daemons(lambda text: logs.tell("ray", logging.WARNING, text=text))
             _start(plan, folder)
             interrupts.listen()  # Ray took SIGTERM for itself
             interrupts.heed()
-            handle = _run(plan)
+            handle = _run(plan, log)
+            relay.let_go()
             try:
                 interrupts.heed()
                 yield
             finally:
                 handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S)
+                hardening.hear_daemons(lambda _: None)  # that actors die is what was asked for
                 ray.serve.shutdown()
         finally:
             ray.shutdown()
@@ -94,9 +107,9 @@ def _start(plan: Plan, folder: Path) -> None:
         raise KeyboardInterrupt from None
 
 
-def _run(plan: Plan) -> ray.serve.handle.DeploymentHandle:
+def _run(plan: Plan, log: Path) -> ray.serve.handle.DeploymentHandle:
     try:
-        return ray.serve.run(build(plan), name=NAME, route_prefix=None)
+        return ray.serve.run(build(plan, log), name=NAME, route_prefix=None)
     except RuntimeError as error:
         status = ray.serve.status().applications[NAME]
         messages = [status.message, *(deployment.message for deployment in status.deployments.values())]

@@ -10,22 +10,28 @@ from typing import Annotated
 import typer
 
 from optimize.errors import Exit, UserError
+from optimize.machine import describe
 from optimize.manifest import Manifest
 from optimize.registry import Registry
 from serve import security, tls
+from serve.choices import chosen
 from serve.interrupt import Interrupts
 from serve.plan import Plan, Route
 from serve.tokens import read as read_tokens
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
+_PORT_TRIES = 50
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     registry: Annotated[
         str, typer.Option(help="Registry that `optimize export` published to: a folder or s3://bucket/prefix.")
     ] = "artifacts",
-    model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated. Default: all.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to serve, or MODEL@VERSION to stay with; may be repeated. Default: all."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
     port: Annotated[
         int, typer.Option(help="Port of the first replica; 0 picks a free one.", min=0, max=65535)
@@ -48,6 +54,10 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     tokens: Annotated[
         Path | None, typer.Option(help="Tokens file of `optimize token`: calls need a token of it.", dir_okay=False)
     ] = None,
+    metrics_port: Annotated[
+        int,
+        typer.Option(help="Port of the first replica's metrics, on loopback; 0 picks a free one.", min=0, max=65535),
+    ] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines call without TLS.")] = False,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
@@ -58,45 +68,32 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     if tokens is not None:
         read_tokens(tokens)
     published = Registry(registry)
-    manifests = [published.load(name) for name in chosen_models(published.models(), model or [], registry)]
+    choices = chosen(published, model or [])
+    manifests = [published.load(choice.name, version) for choice in choices for version in choice.versions]
     for manifest in manifests:
         published.model_file(manifest)
     check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
     first = free_ports(host, port, replicas)
     plan = Plan(
         published.place,
-        {manifest.model: manifest.version for manifest in manifests},
+        tuple(choices),
         host,
         first,
         replicas,
         route,
         tls_files,
         tokens and tokens.absolute(),
+        free_ports(DEFAULT_HOST, metrics_port, replicas),
     )
     os.environ.update(hardening.environment(plan))
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
 
     with Interrupts() as interrupts, app.running(plan, interrupts):
+        here = describe()
         for manifest in manifests:
-            typer.echo(ready_line(manifest, plan))
+            typer.echo(ready_line(manifest, plan, measured_here=published.measured_on(manifest, here)))
         interrupts.wait()
     return Exit.OK
-
-
-def chosen_models(published: list[str], asked: list[str], registry: str) -> list[str]:
-    """The asked models, each once, or every published one.
-
-    Raises:
-        UserError: Nothing is published, or not what was asked for.
-    """
-    if not published:
-        raise UserError(
-            f"{registry}: no model is published there; publish one with `optimize export`, or name yours with --registry"
-        )
-    unknown = [name for name in asked if name not in published]
-    if unknown:
-        raise UserError(f"model {unknown[0]!r} is not published in {registry}; wanted one of {', '.join(published)}")
-    return list(dict.fromkeys(asked)) or published
 
 
 def check_cores(manifests: Sequence[Manifest], replicas: int, cores: int) -> None:
@@ -119,21 +116,30 @@ def free_ports(host: str, port: int, count: int) -> int:
     Raises:
         UserError: A port is in use, or the address is not this machine's.
     """
-    first = port or _bind(host, 0)
-    for index in range(count if port else 0):
-        _bind(host, first + index)
-    return first
+    for _ in range(_PORT_TRIES):
+        first = port or _bind(host, 0)
+        try:
+            for index in range(count):
+                _bind(host, first + index)
+        except UserError:
+            if port:
+                raise
+        else:
+            return first
+    raise UserError(f"no {count} free ports in a row were found on {host}; choose the first with --port")
 
 
-def ready_line(manifest: Manifest, plan: Plan) -> str:
-    """One line per model for people and for scripts: READY, the name, then key=value fields."""
+def ready_line(manifest: Manifest, plan: Plan, *, measured_here: bool) -> str:
+    """One line per version for people and for scripts: READY, the name, then key=value fields."""
     passed = sum(verdict.verdict == "PASS" for verdict in manifest.verdicts)
     fields = {
         "version": manifest.version,
         "candidate": manifest.candidate,
         "digest": manifest.digest[:12],
         "verdicts": f"{passed}/{len(manifest.verdicts)}",
+        "measured": "here" if measured_here else "elsewhere",
         "address": ",".join(plan.addresses),
+        "metrics": ",".join(f"{DEFAULT_HOST}:{port}" for port in plan.metrics_ports),
     }
     return " ".join(["READY", manifest.model, *(f"{key}={value}" for key, value in fields.items())])
 

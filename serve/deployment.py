@@ -1,7 +1,16 @@
 """The Ray Serve deployment: one replica hosts every model of the plan."""
 
+import asyncio
+import logging
+from functools import cached_property
+from pathlib import Path
+
+import ray.serve
+from ray.serve.exceptions import RayServeException
+
 from optimize.registry import Registry
-from serve import hardening
+from serve import hardening, logs, metrics
+from serve.checkup import Checkup
 from serve.hosting import Models
 from serve.plan import Plan, Route
 from serve.routes import PublicMethods
@@ -9,20 +18,71 @@ from serve.security import Gate
 from serve.servicer import Servicer
 from serve.tls import server_credentials
 from serve.tokens import TokensFile
+from serve.versions import Versions
+
+_ASK_TIMEOUT_S = 2.0
+_METRICS_TRIES = 60
+_METRICS_PAUSE_S = 1.0
 
 
 class ModelServer(PublicMethods):
     """What runs in a replica; Serve starts the replica's gRPC server once the constructor has returned."""
 
-    async def __init__(self, plan: Plan) -> None:  # type: ignore[misc] # Serve awaits an async constructor
+    async def __init__(self, plan: Plan, relay: Path | None) -> None:  # type: ignore[misc] # Serve awaits an async constructor
+        logs.begin(relay, replica=ray.serve.get_replica_context().replica_id.unique_id)
         hardening.open_replica(plan.host, server_credentials(plan.tls) if plan.tls else None)
         registry = Registry(plan.registry)
-        self._models = Models(plan.versions)
+        self._models = Models(choice.name for choice in plan.models)
         self.servicer = Servicer(self._models, Gate(TokensFile(plan.tokens).current if plan.tokens else None))
         hardening.answer_with(self.servicer, natively=plan.route is Route.NATIVE)
-        for name, version in plan.versions.items():
-            await self._models.load(registry, registry.load(name, version), plan.replicas)
+        self._checkup = Checkup(self._slow_replicas)
+        self._metrics = asyncio.create_task(self._tell_metrics(plan.metrics_ports))
+        self._versions = Versions(self._models, registry, plan.models, plan.replicas)
+        await self._versions.load()
+
+    async def check_health(self) -> None:
+        """Ray Serve asks every few seconds, and replaces a replica that raises three times running.
+
+        Raises:
+            RuntimeError: A model's sessions are sick.
+        """
+        ailment = await self._checkup.ailment(self._models.hosted)
+        if ailment is not None:
+            logs.tell("unhealthy", logging.ERROR, reason=ailment)
+            raise RuntimeError(ailment)
+
+    async def slow(self) -> bool:
+        """Whether this replica is slow, for the others to know."""
+        return self._checkup.slow
 
     async def drain(self) -> None:
         """Take no more calls, and return when the accepted ones are answered."""
+        logs.tell("draining")
+        await self._versions.stop()
         await self._models.drain()
+        logs.tell("drained")
+
+    @cached_property
+    def _replicas(self) -> ray.serve.handle.DeploymentHandle:
+        me = ray.serve.get_replica_context()
+        return ray.serve.get_deployment_handle(me.deployment, me.app_name)
+
+    async def _slow_replicas(self) -> list[bool]:
+        """Whether each replica is slow; where none answers, nothing shows that another would be faster than this one."""
+        try:
+            answers = await self._replicas.broadcast("slow").results_async(
+                timeout_s=_ASK_TIMEOUT_S, return_exceptions=True
+            )
+        except (TimeoutError, RayServeException) as error:
+            logs.tell("other replicas do not answer", logging.WARNING, error)
+            return [True]
+        return [answer for answer in answers if isinstance(answer, bool)] or [True]
+
+    async def _tell_metrics(self, ports: range) -> None:
+        """Answer scrapes; a replica that this one replaces may hold on to the port for a moment."""
+        collector = metrics.Collector(self._models, self.servicer.calls)
+        for _ in range(_METRICS_TRIES):
+            if metrics.listen(collector, ports) is not None:
+                return
+            await asyncio.sleep(_METRICS_PAUSE_S)
+        logs.tell("no metrics", logging.WARNING, ports=[*ports], reason="the ports are in use")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from serve.choices import Choice
 from serve.tls import TlsFiles
 
 
@@ -16,22 +17,28 @@ class Route(StrEnum):
 
 
 class Plan(Struct, frozen=True):
-    """The registry's absolute folder or URL, the version of each model, the addresses of the replicas, and who may call them.
+    """The registry's absolute folder or URL, the versions of each model, the addresses of the replicas, and who may call them.
 
     Without `tls` calls come in the clear; without a `tokens` file nobody is asked for one.
     """
 
     registry: str
-    versions: dict[str, int]
+    models: tuple[Choice, ...]
     host: str
     port: int
     replicas: int = 1
     route: Route = Route.NATIVE
     tls: TlsFiles | None = None
     tokens: Path | None = None
+    metrics_port: int = 0
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Each replica's own address: consecutive ports, one a replica."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return tuple(f"{host}:{self.port + index}" for index in range(self.replicas))
+
+    @property
+    def metrics_ports(self) -> range:
+        """Ports on loopback where the replicas tell their metrics, one each in no order; 0 lets the system choose."""
+        return range(self.metrics_port, self.metrics_port + self.replicas)

@@ -7,20 +7,9 @@ import pytest
 
 from optimize.errors import UserError
 from serve import cli
+from serve.choices import Choice
 from serve.plan import Plan
 from tests.published import publish, scale
-
-
-def test_all_published_models_are_served_unless_some_are_named(tmp_path: Path) -> None:
-    assert cli.chosen_models(["a", "b"], [], tmp_path) == ["a", "b"]
-    assert cli.chosen_models(["a", "b"], ["b", "b"], tmp_path) == ["b"]
-
-
-def test_what_is_not_published_is_refused_with_what_is(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model 'c' is not published in .*; wanted one of a, b"):
-        cli.chosen_models(["a", "b"], ["c"], tmp_path)
-    with pytest.raises(UserError, match="no model is published"):
-        cli.chosen_models([], [], tmp_path)
 
 
 def test_replicas_without_a_core_each_are_refused(tmp_path: Path) -> None:
@@ -43,6 +32,19 @@ def test_a_port_in_use_is_refused_whoever_shares_it() -> None:
             cli.free_ports("127.0.0.1", port - 1, 2)
 
 
+def test_free_ports_are_found_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        plain, offered = cli._bind, iter([taken - 1])
+        monkeypatch.setattr(
+            cli, "_bind", lambda host, port: plain(host, port) if port else next(offered, plain(host, 0))
+        )
+        first = cli.free_ports("127.0.0.1", 0, 2)
+    assert first != taken - 1
+
+
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:9000"):
         cli.free_ports("192.0.2.1", 9000, 1)
@@ -50,10 +52,10 @@ def test_an_address_of_another_machine_is_refused() -> None:
 
 def test_the_ready_line_names_every_replicas_address(tmp_path: Path) -> None:
     manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
-    plan = Plan(str(tmp_path), {"double": 1}, "127.0.0.1", 9000, replicas=2)
-    line = cli.ready_line(manifest, plan)
+    plan = Plan(str(tmp_path), (Choice("double", 1),), "127.0.0.1", 9000, replicas=2)
+    line = cli.ready_line(manifest, plan, measured_here=False)
     assert line.startswith("READY double version=1 candidate=fp32@onnxruntime-cpu digest=")
-    assert line.endswith("address=127.0.0.1:9000,127.0.0.1:9001")
+    assert " measured=elsewhere address=127.0.0.1:9000,127.0.0.1:9001 " in f"{line} "
 
 
 @pytest.mark.parametrize(

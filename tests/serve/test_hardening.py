@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import socket
+import threading
 import warnings
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -23,6 +25,7 @@ from serve.servicer import Servicer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
+    from ray._private import worker
     from ray.serve._private import default_impl, grpc_util, node_port_manager
     from ray.serve._private.grpc_util import start_grpc_server
     from ray.serve._private.proxy_state import ProxyStateManager
@@ -41,6 +44,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         grpc_util, "add_RayServeAPIServiceServicer_to_server", grpc_util.add_RayServeAPIServiceServicer_to_server
     )
+    monkeypatch.setattr(grpc_util, "enable_server_reflection", grpc_util.enable_server_reflection)
     monkeypatch.setattr(hardening, "_servicer", None)
     monkeypatch.setattr(hardening, "_natively", False)
 
@@ -135,6 +139,7 @@ def test_the_native_route_calls_our_servicer() -> None:
 SERVES_OWN = "/ray.serve.RayServeAPIService/ListApplications"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+REFLECT_ALPHA = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 NATIVELY = pytest.mark.parametrize("natively", [True, False], ids=["native", "public"])
 
 
@@ -165,10 +170,11 @@ def test_a_replica_answers_nothing_of_serves_own(natively: bool) -> None:
 
 @NATIVELY
 def test_a_call_without_a_token_is_turned_away_before_serve_sees_it(natively: bool) -> None:
+    hardening.open_replica("127.0.0.1")
     hardening.answer_with(Servicer(Models(["double"]), Gate(one_token)), natively=natively)
 
     async def story(_: Any, port: int) -> None:
-        for path in (READY, INFER, REFLECT):
+        for path in (READY, INFER, REFLECT, REFLECT_ALPHA):
             assert await code_of(port, path) is grpc.StatusCode.UNAUTHENTICATED
             assert await code_of(port, path, "wrong") is grpc.StatusCode.UNAUTHENTICATED
         assert await code_of(port, READY, "s3cret") is grpc.StatusCode.OK
@@ -230,7 +236,7 @@ def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool) -> None:
 
 def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Serve's range ends before its upper bound, and a port without quarantine is free again at once."""
-    environment = hardening.environment(Plan("", {}, "127.0.0.1", 9000, replicas=2))
+    environment = hardening.environment(Plan("", (), "127.0.0.1", 9000, replicas=2))
     monkeypatch.setattr(
         node_port_manager, "RAY_SERVE_PORT_QUARANTINE_S", float(environment["RAY_SERVE_PORT_QUARANTINE_S"])
     )
@@ -240,3 +246,22 @@ def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) 
     assert [ports.allocate("a"), ports.allocate("b")] == [9000, 9001]
     ports.release("a", 9000)
     assert ports.allocate("c") == 9000
+
+
+def test_what_the_daemons_say_is_told_and_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    monkeypatch.setattr(worker, "_internal_kv_initialized", lambda: False)
+    told: list[str] = []
+    hardening.hear_daemons(told.append)
+    job, stopped = SimpleNamespace(binary=lambda: b"job"), threading.Event()
+
+    def poll() -> tuple[str, dict[str, Any]]:
+        stopped.set()
+        return "", {"job_id": b"job", "error_message": "a worker died"}
+
+    subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
+    worker.listen_error_messages(SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=job), stopped)
+    assert told == ["a worker died"]
+    assert capsys.readouterr() == ("", "")
