@@ -40,6 +40,8 @@ def environment(plan: Plan) -> dict[str, str]:
         "RAY_SERVE_PORT_QUARANTINE_S": "0",
         # The drain is ours: it ends when the last accepted call is answered, not after a fixed time.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # A replica that hangs cannot drain: it is killed, and its port is free for the next one.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
         # Ray lowers its workers' priority for the sake of a driver that computes; here the workers are what counts.
         "RAY_worker_niceness": "0",
@@ -100,8 +102,9 @@ def open_replica(host: str, credentials: Any | None = None) -> None:
 
     default_impl.add_grpc_address = add_grpc_address
     grpc_util.DEFAULT_GRPC_SERVER_OPTIONS = [*grpc_util.DEFAULT_GRPC_SERVER_OPTIONS, *LIMITS]
-    # Serve's own service tells the application's name to whoever asks; its controller does not use it.
+    # Serve's own service and its reflection answer whoever asks; its controller uses neither.
     grpc_util.add_RayServeAPIServiceServicer_to_server = lambda *_: None
+    grpc_util.enable_server_reflection = lambda _: None
 
 
 _servicer: Servicer | None = None

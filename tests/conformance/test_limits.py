@@ -1,0 +1,102 @@
+"""What a caller cannot get away with: sizes, encodings, floods, and bodies that stop."""
+
+import zlib
+
+import grpc
+import numpy as np
+import pytest
+from grpc import StatusCode
+
+from protos import open_inference_pb2 as pb
+from serve import codec
+from serve.routes import BODY_TIMEOUT_S
+from tests.conformance import http2
+from tests.conformance.conftest import TIMEOUT_S, Target
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+ENHANCE_YOUR_CALM = 11  # RFC 9113, section 7
+BOMB_BYTES = 256 << 20
+
+
+def message() -> bytes:
+    return codec.write_request("identity", {"x": np.zeros((2, 4), np.float32)}).SerializeToString()
+
+
+def gzip_of_zeros(size: int) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    chunk = bytes(1 << 20)
+    return b"".join(packer.compress(chunk) for _ in range(size >> 20)) + packer.flush()
+
+
+def test_a_good_call_by_hand(target: Target) -> None:
+    """What the cases below leave out is all that is wrong with them."""
+    with http2.connected(target.address) as connection:
+        stream = connection.open(INFER)
+        connection.send(stream, message())
+        assert connection.status(stream) == StatusCode.OK.value[0]
+
+
+def test_a_compressed_request(target: Target) -> None:
+    packer = zlib.compressobj(wbits=31)
+    with http2.connected(target.address) as connection:
+        stream = connection.open(INFER, grpc_encoding="gzip")
+        connection.send(stream, packer.compress(message()) + packer.flush(), compressed=True)
+        assert connection.status(stream) == StatusCode.OK.value[0]
+
+
+def test_an_unknown_encoding(target: Target) -> None:
+    """The standard says UNIMPLEMENTED; gRPC's C core, which reads the header before anyone is asked, says INTERNAL."""
+    with http2.connected(target.address) as connection:
+        stream = connection.open(INFER, grpc_encoding="lzma")
+        connection.send(stream, message(), compressed=True)
+        assert connection.status(stream) in {StatusCode.UNIMPLEMENTED.value[0], StatusCode.INTERNAL.value[0]}
+
+
+def test_a_zip_bomb(target: Target) -> None:
+    bomb = gzip_of_zeros(BOMB_BYTES)
+    assert len(bomb) < 1 << 20
+    with http2.connected(target.address) as connection:
+        stream = connection.open(INFER, grpc_encoding="gzip")
+        connection.send(stream, bomb, compressed=True)
+        assert connection.status(stream) == StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+def test_a_message_that_is_said_to_be_huge(target: Target) -> None:
+    """Refused by its length, before anything of it is held."""
+    with http2.connected(target.address) as connection:
+        stream = connection.open(INFER)
+        connection.send(stream, bytes(1 << 30), upto=1 << 10)
+        assert connection.status(stream) == StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+def test_too_much_metadata(target: Target) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        target.stub.ServerReady(pb.ServerReadyRequest(), metadata=(("much", "x" * (32 << 10)),), timeout=TIMEOUT_S)
+    assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_ping_flood(target: Target) -> None:
+    """Who floods is cut off; others do not notice."""
+    with http2.connected(target.address) as connection:
+        connection.ping(1000)
+        connection.wait_closed()
+        assert connection.goaway in {ENHANCE_YOUR_CALM, None}
+        target.good_call()
+
+
+def test_a_stalled_body_holds_up_nobody(target: Target) -> None:
+    with http2.connected(target.address) as connection:
+        for _ in range(20):
+            connection.send(connection.open(INFER), message(), upto=10)
+        target.good_call()
+        stream = connection.open(INFER)
+        connection.send(stream, message())
+        assert connection.status(stream) == StatusCode.OK.value[0]
+
+
+@pytest.mark.slow
+def test_a_stalled_body_is_given_up(target: Target) -> None:
+    with http2.connected(target.address) as connection:
+        stream = connection.open(INFER)
+        connection.send(stream, message(), upto=10)
+        assert connection.status(stream, BODY_TIMEOUT_S + TIMEOUT_S) == StatusCode.DEADLINE_EXCEEDED.value[0]
