@@ -1,0 +1,169 @@
+"""What a running service does when its processes are killed or stopped, or another version is published: on Ray, under load."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from optimize.registry import Registry
+from serve.client import Client
+from tests.conformance.load import Load, under_load
+from tests.published import publish, scale
+from tests.serving import COMMAND, Served, served
+
+WHOLE_AGAIN_S = 60.0
+"""How long the service may take to heal by itself."""
+
+SWAP_S = 30.0
+"""How long another version may take to answer: it is looked for every few seconds, and a busy machine takes its time."""
+
+FAILING_S = 30.0
+"""How long a call to a lost replica may take to fail."""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """`scaled`, whose version N multiplies by N, so that an answer tells which version gave it; there is one yet."""
+    publish(tmp_path / "registry", "scaled", scale(1.0), tmp_path)
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def pair(registry: Path) -> Iterator[Served]:
+    with served(registry, "--replicas", "2") as service:
+        yield service
+
+
+def addresses(service: Served) -> list[str]:
+    return service.ready[0].split("address=")[1].split()[0].split(",")
+
+
+def processes(service: Served, title: str) -> list[psutil.Process]:
+    """Processes of the service that bear this title."""
+    found = []
+    for process in service.family():
+        try:
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def replicas(service: Served) -> list[psutil.Process]:
+    return processes(service, "ServeReplica")
+
+
+def wait_failing(load: Load) -> None:
+    load.wait(lambda calls: any(call.code != "OK" for call in calls), FAILING_S)
+
+
+def wait_whole(load: Load, service: Served, since: float) -> None:
+    """Until every address answers, and nothing but answers, within the time that the service has to heal."""
+
+    def latest() -> set[tuple[str, str]]:
+        return {(call.address, call.code) for call in load.ended[-5000:] if call.at > time.monotonic() - 1.0}
+
+    whole = {(address, "OK") for address in addresses(service)}
+    while (found := latest()) != whole:
+        assert time.monotonic() - since < WHOLE_AGAIN_S, found
+        time.sleep(0.1)
+
+
+def wait_version(load: Load, version: str) -> None:
+    """Until every answer is of this version."""
+    began = time.monotonic()
+    while {call.version for call in load.ended[-200:]} != {version}:
+        assert time.monotonic() - began < SWAP_S, load.ended[-1]
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("route", "count"),
+    [
+        ("native", 1),
+        pytest.param("native", 2, marks=pytest.mark.slow),
+        pytest.param("public", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_another_version_takes_over_without_a_failed_call(
+    registry: Path, tmp_path: Path, route: str, count: int
+) -> None:
+    with (
+        served(registry, "--route", route, "--replicas", str(count)) as service,
+        Client(service.address) as client,
+        under_load(addresses(service), "scaled") as load,
+    ):
+        second = publish(registry, "scaled", scale(2.0), tmp_path)
+        wait_version(load, "2")
+        assert client.metadata("scaled").properties["digest"] == second.digest
+        subprocess.run([*COMMAND, "rollback", "scaled", "--registry", str(registry)], check=True, capture_output=True)
+        wait_version(load, "1")
+        bad = publish(registry, "scaled", scale(3.0), tmp_path)
+        blob = registry / "blobs" / "sha256" / bad.digest
+        blob.write_bytes(blob.read_bytes() + b"!")
+        Registry(registry).promote("scaled", 2)
+        wait_version(load, "2")
+        Registry(registry).promote("scaled", 3)
+        load.wait(lambda _: sum("update refused" in line for line in service.output) == count, SWAP_S)
+        assert {call.version for call in load.ended[-200:]} == {"2"}
+        publish(registry, "scaled", scale(4.0), tmp_path)
+        wait_version(load, "4")
+    assert load.codes().keys() == {"OK"}
+    assert {("1", 1.0), ("2", 2.0), ("4", 4.0)} - load.versions() == set()
+    assert all(float(version) == value for version, value in load.versions())
+
+
+def test_a_killed_replica_is_replaced_at_the_same_address(pair: Served) -> None:
+    first, second = addresses(pair)
+    assert int(second.rsplit(":", 1)[1]) == int(first.rsplit(":", 1)[1]) + 1
+    with under_load([first, second], "scaled") as load:
+        killed = time.monotonic()
+        replicas(pair)[0].kill()
+        wait_failing(load)
+        wait_whole(load, pair, killed)
+    assert load.codes().keys() == {"OK", "UNAVAILABLE"}
+    assert len({call.address for call in load.ended if call.code != "OK"}) == 1
+    assert load.versions() == {("1", 1.0)}
+
+
+@pytest.mark.slow
+def test_the_only_replica_is_killed(registry: Path) -> None:
+    with served(registry) as service, under_load([service.address], "scaled") as load:
+        killed = time.monotonic()
+        replicas(service)[0].kill()
+        wait_failing(load)
+        wait_whole(load, service, killed)
+    assert load.codes().keys() == {"OK", "UNAVAILABLE"}
+
+
+@pytest.mark.slow
+def test_a_replica_that_hangs_is_replaced(pair: Served) -> None:
+    with under_load(addresses(pair), "scaled", timeout_s=5.0) as load:
+        stopped = time.monotonic()
+        replicas(pair)[0].send_signal(signal.SIGSTOP)
+        wait_failing(load)
+        wait_whole(load, pair, stopped)
+    assert load.codes().keys() <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    assert load.versions() == {("1", 1.0)}
+
+
+@pytest.mark.slow
+def test_a_killed_controller_comes_back_and_heals(pair: Served) -> None:
+    with under_load(addresses(pair), "scaled") as load:
+        (controller,) = processes(pair, "ServeController")
+        controller.kill()
+        began = time.monotonic()
+        while [process.pid for process in processes(pair, "ServeController")] in ([], [controller.pid]):
+            assert time.monotonic() - began < WHOLE_AGAIN_S
+            time.sleep(0.2)
+        assert load.codes().keys() == {"OK"}
+        killed = time.monotonic()
+        replicas(pair)[0].kill()
+        wait_failing(load)
+        wait_whole(load, pair, killed)
+    assert load.versions() == {("1", 1.0)}
