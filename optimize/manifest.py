@@ -202,6 +202,19 @@ class Golden(Record, frozen=True):
     rtol: float
 
 
+class Preprocessing(Record, frozen=True):
+    """The user's code that makes the model's inputs of raw columns, as it was when the version was measured.
+
+    `callable` is looked up in a folder where each of `files` stands under its name; what is installed is not among them. `golden`
+    holds raw requests as `in/INDEX/COLUMN`, and what was made of them as `out/INDEX/INPUT`.
+    """
+
+    callable: str
+    columns: tuple[TensorSpec, ...]
+    files: tuple[Blob, ...]
+    golden: Golden
+
+
 class Machine(Record, frozen=True):
     """What the numbers were measured on."""
 
@@ -239,11 +252,18 @@ class Manifest(Record, frozen=True):
     machine: Machine
     online: OperatingPoint | None = None
     bulk: OperatingPoint | None = None
+    preprocessing: Preprocessing | None = None
 
     @property
     def digest(self) -> str:
         """Digest of the model file, which names what is served."""
         return self.artifact.files[0].digest
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Every file that this version needs."""
+        others = (*self.preprocessing.files, self.preprocessing.golden.blob) if self.preprocessing else ()
+        return (*self.artifact.files, self.golden.blob, *others)
 
 
 class Winner(Record, frozen=True):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from optimize import budgets as budgeting
-from optimize import candidates, estimate, finals, selection, trials
+from optimize import candidates, estimate, finals, portable, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
@@ -21,7 +21,17 @@ from optimize.evidence import comparison
 from optimize.export import BASELINE, Conversion, Reading
 from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
 from optimize.machine import describe, tools
-from optimize.manifest import Artifact, Golden, Manifest, Result, SessionOptions, Trial, Winner, digest_of
+from optimize.manifest import (
+    Artifact,
+    Golden,
+    Manifest,
+    Preprocessing,
+    Result,
+    SessionOptions,
+    Trial,
+    Winner,
+    digest_of,
+)
 from optimize.measure import golden, operating
 from optimize.registry import Registry, location
 from optimize.trials import Entrant, Ground
@@ -217,6 +227,11 @@ def prepare(bench: Bench) -> Ground:
     try:
         reading, splits = _read(bench)
         depends = (reading.source_digest, reading.data_digest, budgets.inputs, budgets.outputs, budgets.dims)
+        taken = None
+        if budgets.preprocess is not None and reading.rows:
+            parts = (budgets.preprocess, reading.source_digest, reading.data_digest)
+            raw = splits / f"{exporting.RAW}.npz"
+            taken = bench.build("code of preprocess", parts, portable.take, budgets.preprocess, bench.base, raw)
         folder = bench.build("export to ONNX", depends, exporting.convert, budgets, bench.base, splits)
     except CandidateError as error:
         raise SourceError(f"{budgets.source}: {error}") from None
@@ -224,7 +239,8 @@ def prepare(bench: Bench) -> Ground:
     bench.progress.note(
         bench.name, f"the ONNX graph answers as the source does, within {conversion.max_difference:.2g} on real samples"
     )
-    return Ground(bench, reading, conversion.signature, splits, folder / BASELINE, digest_of(folder / BASELINE))
+    baseline = folder / BASELINE
+    return Ground(bench, reading, conversion.signature, splits, baseline, digest_of(baseline), taken)
 
 
 def _read(bench: Bench) -> tuple[Reading, Path]:
@@ -364,6 +380,7 @@ def _same(published: Manifest, manifest: Manifest) -> bool:
             "data_digest",
             "machine",
             "tools",
+            "preprocessing",
         )
     )
 
@@ -395,7 +412,15 @@ def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tu
         machine=bench.machine,
         online=operating.online(laid_out, champion.subject.options.threads),
         bulk=operating.bulk(laid_out),
+        preprocessing=_preprocessing(ground, registry),
     )
+
+
+def _preprocessing(ground: Ground, registry: Registry) -> Preprocessing | None:
+    spec = ground.bench.budgets.preprocess
+    if spec is None or ground.portable is None:
+        return None
+    return portable.published(spec, stored(ground.portable, portable.Taken), ground.portable, registry)
 
 
 def _stored_artifact(registry: Registry, champion: Entrant) -> Artifact:

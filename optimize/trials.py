@@ -51,7 +51,10 @@ _HISTOGRAM_BINS = 40
 
 
 class Ground(Struct, frozen=True):
-    """What the trials of one model stand on; `noise` is the share by which an A/A run of the baseline differed."""
+    """What the trials of one model stand on.
+
+    `noise` is the share by which an A/A run of the baseline differed; `portable` is where the code of `preprocess` was taken to.
+    """
 
     bench: Bench
     reading: Reading
@@ -59,6 +62,7 @@ class Ground(Struct, frozen=True):
     splits: Path
     baseline: Path
     baseline_digest: str
+    portable: Path | None = None
     noise: float = 0.0
 
     def split(self, name: str) -> Path:

@@ -18,8 +18,9 @@ from optimize.runtime import golden
 from optimize.runtime.batcher import Batcher, BatcherOptions
 from optimize.runtime.curve import Curve
 from optimize.runtime.session import Array, Arrays, OnnxSession, check_inputs, first_line, instances
-from serve import codec, health
+from serve import codec, health, raw
 from serve.fitness import obstacle
+from serve.raw import RawColumns
 from serve.status import Refused
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -38,6 +39,8 @@ class Hosted:
     measured_here: bool = True
     probe: Callable[[], None] | None = None
     """Runs a golden input on every session, past the batcher; raises what a session raises."""
+    raw: RawColumns | None = None
+    """Takes requests of raw columns, where the version has a preprocessing."""
 
     @cached_property
     def input_datatypes(self) -> dict[str, str]:
@@ -82,7 +85,7 @@ async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> A
     with contextlib.ExitStack() as stack:
         proved = await asyncio.to_thread(_prove, registry, manifest, session_count(manifest, replicas), stack)
         async with Batcher(proved.sessions, signature, Curve(manifest.curve), options) as batcher:
-            yield Hosted(manifest, batcher, proved.measured_here, proved.probe)
+            yield Hosted(manifest, batcher, proved.measured_here, proved.probe, proved.raw)
 
 
 def session_count(manifest: Manifest, replicas: int) -> int:
@@ -95,6 +98,7 @@ class _Proved(NamedTuple):
     sessions: list[OnnxSession]
     measured_here: bool
     golden_inputs: Arrays
+    raw: RawColumns | None
 
     def probe(self) -> None:
         for session in dict.fromkeys(self.sessions):
@@ -114,7 +118,8 @@ def _prove(registry: Registry, manifest: Manifest, count: int, stack: contextlib
     for session in dict.fromkeys(sessions):
         golden.replay(session, answers, manifest.golden)
         _warm_up(session, manifest, inputs)
-    return _Proved(sessions, registry.measured_on(manifest, here), inputs)
+    columns = stack.enter_context(raw.opened(registry, manifest))
+    return _Proved(sessions, registry.measured_on(manifest, here), inputs, columns)
 
 
 def _warm_up(session: OnnxSession, manifest: Manifest, inputs: Arrays) -> None:

@@ -13,10 +13,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from optimize.errors import InputError
-from optimize.manifest import Manifest, TensorSpec
+from optimize.manifest import TensorSpec
 from protos import open_inference_pb2 as pb
 from serve import codec
-from serve.hosting import Models
+from serve.codec import Array
+from serve.hosting import Hosted, Models
 from serve.metrics import Calls
 from serve.security import Gate
 from serve.status import Refused
@@ -63,21 +64,21 @@ class Servicer:
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Call) -> pb.ModelMetadataResponse:
         """What a model takes and gives, and the contract it is served under."""
-        manifest = self.models.find(request.name, request.version).manifest
+        hosted = self.models.find(request.name, request.version)
+        manifest = hosted.manifest
         return pb.ModelMetadataResponse(
             name=manifest.model,
-            versions=[str(manifest.version)],
+            versions=[str(version) for version in self.models.versions(manifest.model)],
             platform="onnxruntime_onnx",
             inputs=[_tensor(spec) for spec in manifest.signature.inputs],
             outputs=[_tensor(spec) for spec in manifest.signature.outputs],
-            properties=contract(manifest),
+            properties=contract(hosted),
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         """One prediction."""
-        hosted = self.models.find(request.model_name, request.model_version)
         started = time.perf_counter()
-        inputs = codec.read_inputs(request, hosted.input_datatypes)
+        hosted, inputs = await self._taken(request)
         names = codec.requested(request, list(hosted.output_datatypes))
         rows = hosted.rows(inputs)
         read_s = time.perf_counter() - started
@@ -97,6 +98,16 @@ class Servicer:
         parameters["batch_rows"].int64_param = answer.batch_rows
         return response
 
+    async def _taken(self, request: pb.ModelInferRequest) -> tuple[Hosted, dict[str, Array]]:
+        """The version that a call names, and its inputs."""
+        while True:
+            hosted = self.models.find(request.model_name, request.model_version)
+            if hosted.raw is None or not hosted.raw.carried_by(request, hosted.input_datatypes):
+                return hosted, codec.read_inputs(request, hosted.input_datatypes)
+            inputs = await hosted.raw.inputs(request)
+            if self.models.find(request.model_name, request.model_version) is hosted:
+                return hosted, inputs  # else another version took its place meanwhile, with a preprocessing of its own
+
     async def Check(self, request: health_pb2.HealthCheckRequest, _: Call) -> health_pb2.HealthCheckResponse:
         """The serving status of a model, or of the server as a whole."""
         status = self.models.health.status(request.service)
@@ -112,8 +123,9 @@ class Servicer:
             yield health_pb2.HealthCheckResponse(status=status)
 
 
-def contract(manifest: Manifest) -> dict[str, str]:
-    """What a caller may rely on: the version, what it is made of, and each budget with what was measured."""
+def contract(hosted: Hosted) -> dict[str, str]:
+    """What a caller may rely on: the version, what it is made of, each budget with what was measured, and where that was."""
+    manifest = hosted.manifest
     verdicts = {
         f"verdict.{verdict.budget}": f"{verdict.verdict} limit={verdict.limit:g}"
         + (f" observed={verdict.observed:g}" if verdict.observed is not None else "")
@@ -124,6 +136,8 @@ def contract(manifest: Manifest) -> dict[str, str]:
         "candidate": manifest.candidate,
         "digest": manifest.digest,
         "max_batch": str(manifest.signature.max_batch),
+        "measured": "here" if hosted.measured_here else "elsewhere",
+        **{f"raw.{name}": shape for name, shape in (hosted.raw.described if hosted.raw else {}).items()},
         **verdicts,
     }
 

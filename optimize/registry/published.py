@@ -27,7 +27,18 @@ def _opened(place: Path | str) -> Store:
     scheme, separator, _ = str(place).partition("://")
     if not separator:
         return Folder(Path(place))
-    raise UserError(f"{place}: a registry cannot be in a {scheme} store")
+    if scheme != "s3":
+        raise UserError(
+            f"{place}: a {scheme} store is not known to let only one of several writers make a file, which version numbers rest on;"
+            " wanted a folder, or s3://bucket/prefix"
+        )
+    try:
+        from optimize.registry.bucket import Bucket  # noqa: PLC0415 - the extra `s3`, which folders do without
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{place}: {error.name} is not installed, and a registry in a bucket needs it; install proveserve[s3]"
+        ) from None
+    return Bucket(str(place))
 
 
 class Registry:
@@ -203,7 +214,7 @@ class Registry:
         Files younger than `older_than_s` seconds stay: a run may be about to name them.
         """
         published = [self.load(model, version) for model, version in self._published()]
-        named = {blob.digest for manifest in published for blob in (*manifest.artifact.files, manifest.golden.blob)}
+        named = {blob.digest for manifest in published for blob in manifest.blobs}
         unnamed = [entry for entry in self._store.entries(BLOBS) if entry.name not in named]
         kept = (*self._store.entries(_MODELS), *self._store.entries(_REPORTS))
         unfinished = [entry for entry in kept if entry.name.startswith(".")]

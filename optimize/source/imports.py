@@ -6,6 +6,8 @@ import importlib.util
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,11 +74,43 @@ def code_digest(base: Path) -> str:
     What is installed or belongs to Python or to this tool is told apart by its version.
     """
     digest = hashlib.sha256()
-    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    for path in sorted(file for file in files if file.is_absolute() and file.suffix == ".py" and not _foreign(file)):
+    for path in user_files():
         digest.update(os.path.relpath(path, base.absolute()).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def user_files() -> list[Path]:
+    """Every Python file of the user's that this process has imported, in order of path."""
+    files = {file for module in list(sys.modules.values()) if (file := _file_of(module)) is not None}
+    return sorted(file for file in files if file.is_absolute() and file.suffix == ".py" and not _foreign(file))
+
+
+@contextmanager
+def apart(folder: Path) -> Iterator[None]:
+    """Let modules be imported from a folder, and forget them afterwards: other code of the same names may then be imported."""
+    paths, known = list(sys.path), dict(sys.modules)
+    inside = [name for name, module in known.items() if _stands_in(module, folder)]
+    for name in inside:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.path[:] = paths
+        for name, module in list(sys.modules.items()):
+            if _stands_in(module, folder):
+                del sys.modules[name]
+        sys.modules.update({name: known[name] for name in inside})
+
+
+def _stands_in(module: ModuleType, folder: Path) -> bool:
+    file = _file_of(module)
+    return file is not None and file.is_relative_to(folder) and not _foreign(file)
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file) if file else None
 
 
 def _foreign(path: Path) -> bool:

@@ -37,11 +37,16 @@ class Preprocess:
             ) from error
         if not isinstance(inputs, Mapping):
             raise SourceError(f"{self._spec} gave {type(inputs).__name__}; wanted a dict of input name -> array")
-        return {name: np.asarray(value) for name, value in inputs.items()}
+        return {name: _as_fed(np.asarray(value)) for name, value in inputs.items()}
 
     def batches(self, raw: Iterable[Batch]) -> list[Batch]:
         """Batches of raw columns as batches of inputs, at most 32 rows together, since rows of a batch share one shape."""
         return [Batch(self(part.inputs), part.labels) for batch in raw for part in _parts(batch)]
+
+
+def _as_fed(array: Array) -> Array:
+    """Strings are objects to onnxruntime."""
+    return array.astype(object) if array.dtype.kind == "U" else array
 
 
 def _parts(batch: Batch) -> Iterator[Batch]:

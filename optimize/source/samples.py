@@ -75,7 +75,17 @@ def _array(value: object, what: str) -> Array:
         ) from None
     if array.dtype == object and not all(isinstance(entry, str | bytes) for entry in array.flat):
         raise SourceError(f"{what} holds Python objects; wanted numbers, booleans or strings of one shape")
-    return array
+    return _text(array, what) if array.dtype.kind in "OS" else array
+
+
+def _text(array: Array, what: str) -> Array:
+    """Strings as `str` objects: bytes are UTF-8, as in ONNX and on the wire."""
+    text = np.empty(array.shape, dtype=object)
+    try:
+        text.flat = [entry.decode() if isinstance(entry, bytes) else entry for entry in array.flat]
+    except UnicodeDecodeError:
+        raise SourceError(f"{what} holds bytes that are no UTF-8 text; wanted text, or numbers such as uint8") from None
+    return text
 
 
 def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:

@@ -5,6 +5,7 @@ where no axis is left. A tensor of fixed shape may also come as one flat list. T
 is float64 to float32, since Parquet that was written from Python numbers holds float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -75,8 +76,10 @@ def arrow_type(dtype: str) -> Any:
     return _ARROW_TYPES.get(dtype)
 
 
-def check_schema(schema: pa.Schema, signature: Signature, origin: str) -> None:
+def check_schema(schema: pa.Schema, signature: Signature, origin: str, raw: Sequence[str] = ()) -> None:
     """Hold a file's columns against the model's inputs; columns that no input names are ignored.
+
+    `raw` are the columns that a file may hold instead, before preprocessing.
 
     Raises:
         UserError: A column is missing, there twice, or has another type or depth.
@@ -85,7 +88,8 @@ def check_schema(schema: pa.Schema, signature: Signature, origin: str) -> None:
     if missing:
         raise UserError(
             f"{origin}: has no column {', '.join(map(repr, missing))} (columns: {', '.join(schema.names) or 'none'}); the model"
-            f" wants {', '.join(spec.name for spec in signature.inputs)}: rename or add it"
+            f" wants {', '.join(spec.name for spec in signature.inputs)}"
+            f"{', or ' + ', '.join(raw) + ' before preprocessing' if raw else ''}: rename or add it"
         )
     for spec in signature.inputs:
         if len(schema.get_all_field_indices(spec.name)) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from optimize.errors import ArtifactError, UserError
-from optimize.manifest import Manifest
+from optimize.manifest import Manifest, Preprocessing, Signature
 from optimize.registry import Registry
 from serve.scoring import plan, progress
 from serve.scoring.answers import output_schema
@@ -48,14 +48,17 @@ def run(request: Request) -> Summary:
     layout = plan.layout(manifest)
     workers = worker_count(request.workers, layout.options.threads, len(os.sched_getaffinity(0)))
     source, metadata, schema = describe(request.input)
-    check_schema(schema, manifest.signature, str(request.input))
-    job = _job(manifest, layout, source, stored_row_bytes(metadata, [spec.name for spec in manifest.signature.inputs]))
+    preprocessing = _preprocessing(manifest, schema)
+    read = manifest.signature if preprocessing is None else Signature(preprocessing.columns, ())
+    instead = () if manifest.preprocessing is None else tuple(spec.name for spec in manifest.preprocessing.columns)
+    check_schema(schema, read, str(request.input), instead)
+    job = _job(manifest, layout, source, stored_row_bytes(metadata, [spec.name for spec in read.inputs]))
     tasks = plan.tasks(source.row_groups, job.slice_rows, layout.batch)
     if begun is None:
         check_free(request.output)
     with held(request.output, job) as folder:
         missing = folder.missing(tasks)
-        work = _work(registry, request, manifest, layout, job)
+        work = _work(registry, request, manifest, layout, job, preprocessing)
         scoring_s = _score(work, missing, min(workers, len(missing))) if missing else 0.0
         seconds = time.monotonic() - began_s
         scored = sum(task.rows for task in missing)
@@ -117,7 +120,22 @@ def _job(manifest: Manifest, layout: plan.Layout, source: Source, stored_bytes: 
     )
 
 
-def _work(registry: Registry, request: Request, manifest: Manifest, layout: plan.Layout, job: Job) -> Work:
+def _preprocessing(manifest: Manifest, schema: pa.Schema) -> Preprocessing | None:
+    """The version's preprocessing where the file holds its raw columns instead of the model's inputs."""
+    preprocessing = manifest.preprocessing
+    if preprocessing is None or all(spec.name in schema.names for spec in manifest.signature.inputs):
+        return None
+    return preprocessing if any(spec.name in schema.names for spec in preprocessing.columns) else None
+
+
+def _work(
+    registry: Registry,
+    request: Request,
+    manifest: Manifest,
+    layout: plan.Layout,
+    job: Job,
+    preprocessing: Preprocessing | None,
+) -> Work:
     """What workers are told; the files of the version are held against their digests."""
     return Work(
         model_path=registry.model_file(manifest),
@@ -129,6 +147,8 @@ def _work(registry: Registry, request: Request, manifest: Manifest, layout: plan
         source=job.input,
         slice_rows=job.slice_rows,
         folder=request.output.absolute(),
+        registry=registry.place,
+        preprocessing=preprocessing,
     )
 
 

@@ -1,19 +1,24 @@
 """One open model that scores tasks, each into its part."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from optimize import portable
 from optimize.errors import InputError, ProveserveError
-from optimize.manifest import Golden, SessionOptions, Signature
+from optimize.manifest import Golden, Preprocessing, SessionOptions, Signature, TensorSpec
+from optimize.registry import Registry
 from optimize.runtime.golden import replay
 from optimize.runtime.session import Arrays, OnnxSession, check_inputs, first_line
+from optimize.source.preprocess import Preprocess
 from serve.scoring.answers import Answers
 from serve.scoring.batches import Slice
 from serve.scoring.columns import Indices, decode
 from serve.scoring.folder import write_part
 from serve.scoring.plan import Task
+from serve.scoring.raw import prepared
 from serve.scoring.source import Reader, Source
 
 
@@ -30,6 +35,14 @@ class Work:
     source: Source
     slice_rows: int
     folder: Path
+    registry: Path | str
+    preprocessing: Preprocessing | None = None
+    """Where the file holds raw columns."""
+
+    @property
+    def columns(self) -> tuple[TensorSpec, ...]:
+        """What is read of the file."""
+        return self.signature.inputs if self.preprocessing is None else self.preprocessing.columns
 
 
 class Scorer:
@@ -37,9 +50,17 @@ class Scorer:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._session = OnnxSession(work.model_path, work.options)
-        replay(self._session, work.golden_path, work.golden)
-        self._reader = Reader(work.source, [spec.name for spec in work.signature.inputs], work.slice_rows)
+        with ExitStack() as stack:
+            self._session = stack.enter_context(OnnxSession(work.model_path, work.options))
+            replay(self._session, work.golden_path, work.golden)
+            self._preprocess: Preprocess | None = None
+            if work.preprocessing is not None:
+                restored = portable.restored(work.preprocessing, Registry(work.registry))
+                self._preprocess = stack.enter_context(restored)
+            self._reader = stack.enter_context(
+                Reader(work.source, [spec.name for spec in work.columns], work.slice_rows)
+            )
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -47,8 +68,7 @@ class Scorer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.__exit__(kind, error, trace)
-        self._session.__exit__(kind, error, trace)
+        self._open.close()
 
     def score(self, task: Task) -> None:
         """Score a task's rows and let its part appear.
@@ -69,8 +89,10 @@ class Scorer:
         try:
             columns = {
                 spec.name: decode(table.column(spec.name).combine_chunks(), spec, task.first_row)
-                for spec in signature.inputs
+                for spec in self._work.columns
             }
+            if self._preprocess is not None:
+                columns = prepared(columns, self._work.columns, signature, self._preprocess, task.first_row)
             return Slice(columns, signature, task.first_row)
         except InputError as error:
             raise InputError(f"{self._work.source.path}: {error}") from None

@@ -50,6 +50,7 @@ def test_samples_of_a_callable_keep_their_batches() -> None:
         ([({"x": [1]}, [0], 3)], "item 0 is tuple; wanted a pair"),
         ([({"x": [[1]]}, [0]), ([1], [0])], "item 1 is tuple; wanted a pair"),
         ([({"x": [object()]}, [0])], "item 0: input 'x' holds Python objects"),
+        ([({"x": [b"\xff\x00"]}, [0])], "item 0: input 'x' holds bytes that are no UTF-8 text"),
         ([({"x": [[1], [1, 2]]}, [0, 1])], "item 0: input 'x' has rows of different shapes"),
         ([({"x": [1]}, [[0], [1, 2]])], "item 0: the label column has rows of different shapes"),
         ([({"x": [1]}, 3)], "item 0: labels are a single value; wanted one entry a row"),
@@ -61,6 +62,13 @@ def test_callable_that_gives_something_else_is_told(items: Any, told: str) -> No
         samples.collect(lambda _: items, "selection", "m.py:samples")
     assert str(caught.value).startswith("m.py:samples('selection')")
     assert told in str(caught.value)
+
+
+def test_bytes_are_text(tmp_path: Path) -> None:
+    for given in ([b"caf\xc3\xa9", "tea"], np.array([b"caf\xc3\xa9", b"tea"])):
+        (batch,) = samples.collect(lambda _, x=given: [({"x": x}, None)], "selection", "my.py:samples")
+        samples.store(tmp_path / "split.npz", [batch])
+        assert samples.read(tmp_path / "split.npz")[0].inputs["x"].tolist() == ["café", "tea"]
 
 
 def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:

@@ -43,6 +43,7 @@ def scorer(
         source=source,
         slice_rows=1000,
         folder=folder / "out",
+        registry=folder / "registry",
     )
     with Scorer(work) as opened:
         yield opened, plan.tasks(source.row_groups, work.slice_rows, signature.max_batch)
@@ -193,6 +194,7 @@ def test_worker_does_not_open_a_model_that_answers_otherwise_than_published(tmp_
         source=describe(tmp_path / "in.parquet")[0],
         slice_rows=8,
         folder=tmp_path,
+        registry=tmp_path / "registry",
     )
     with pytest.raises(ArtifactError, match=re.escape("golden input 0: output 'y' differs")):
         Scorer(work)

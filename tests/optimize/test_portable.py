@@ -1,0 +1,97 @@
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from optimize import portable
+from optimize.errors import ArtifactError, SourceError
+from optimize.manifest import Preprocessing
+from optimize.registry import Registry
+from tests import preprocessing
+
+
+def published(folder: Path, code: dict[str, str] | None = None) -> tuple[Preprocessing, Registry]:
+    registry = Registry(folder / "registry")
+    record = portable.published(preprocessing.SPEC, *preprocessing.taken(folder, code), registry)
+    shutil.rmtree(folder / "project")
+    shutil.rmtree(folder / "taken")
+    return record, registry
+
+
+def texts(*values: str) -> dict[str, np.ndarray]:
+    return {"text": np.array(values, dtype=object)}
+
+
+def test_code_runs_from_the_registry_alone_with_what_it_imports(tmp_path: Path) -> None:
+    record, registry = published(tmp_path)
+    assert [blob.name for blob in record.files] == ["alphabet.py", "lengths.py"]
+    assert [(spec.name, spec.dtype, spec.shape) for spec in record.columns] == [("text", "object", ("batch",))]
+    with portable.restored(record, registry) as preprocess:
+        found = preprocess(texts("one", "two words"))
+    np.testing.assert_array_equal(found["x"], [preprocessing.counted(text) for text in ("one", "two words")])
+
+
+def test_two_versions_of_a_helper_stand_side_by_side(tmp_path: Path) -> None:
+    other = preprocessing.CODE | {"alphabet.py": 'VOWELS = set("o")\n'}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = published(tmp_path / "a"), published(tmp_path / "b", other)
+    before = list(sys.path)
+    with portable.restored(*first) as one, portable.restored(*second) as two:
+        assert [int(counted(texts("foe"))["x"][0, 1]) for counted in (one, two)] == [2, 1]
+    assert sys.path == before
+    assert "alphabet" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"alphabet.py": 'from pathlib import Path\nVOWELS = set((Path(__file__).parent / "vowels.txt").read_text())\n', "vowels.txt": "aeiou"},
+         r"does not run from its code alone.*FileNotFoundError"),
+        ({"lengths.py": preprocessing.CODE["lengths.py"].replace("from alphabet import VOWELS\n", "").replace(
+            "    rows =", "    from alphabet import VOWELS\n    rows =")},
+         r"does not run from its code alone.*No module named 'alphabet'"),
+        ({"lengths.py": preprocessing.CODE["lengths.py"].replace("1] for t", "__import__('random').random()] for t")
+          .replace("np.float32", "np.float64")}, r"makes different inputs of the same columns"),
+    ],
+)  # fmt: skip
+def test_code_that_cannot_be_taken_along_is_refused(tmp_path: Path, change: dict[str, str], cause: str) -> None:
+    with pytest.raises(SourceError, match=cause):
+        preprocessing.taken(tmp_path, preprocessing.CODE | change)
+
+
+def test_code_that_makes_something_else_here_is_refused(tmp_path: Path) -> None:
+    record, registry = published(tmp_path)
+    changed = tmp_path / "alphabet.py"
+    changed.write_text('VOWELS = set("xyz")\n')
+    blobs = tuple(registry.put(changed, blob.name) if blob.name == "alphabet.py" else blob for blob in record.files)
+    with (
+        pytest.raises(ArtifactError, match=r"golden input 1: output 'x' differs"),
+        portable.restored(msgspec.structs.replace(record, files=blobs), registry),
+    ):
+        pass
+
+
+def test_code_that_needs_a_package_that_is_missing_is_refused(tmp_path: Path) -> None:
+    record, registry = published(tmp_path)
+    changed = tmp_path / "alphabet.py"
+    changed.write_text("import no_such_package\n")
+    blobs = tuple(registry.put(changed, blob.name) if blob.name == "alphabet.py" else blob for blob in record.files)
+    with (
+        pytest.raises(ArtifactError, match=r"cannot be loaded here: .*No module named 'no_such_package'"),
+        portable.restored(msgspec.structs.replace(record, files=blobs), registry),
+    ):
+        pass
+
+
+def test_a_file_that_would_land_elsewhere_is_refused(tmp_path: Path) -> None:
+    record, registry = published(tmp_path)
+    blobs = tuple(msgspec.structs.replace(blob, name=f"../{blob.name}") for blob in record.files)
+    with (
+        pytest.raises(ArtifactError, match="stands outside of the version's own code"),
+        portable.restored(msgspec.structs.replace(record, files=blobs), registry),
+    ):
+        pass
