@@ -95,7 +95,7 @@ def test_another_version_takes_over_without_a_failed_call(
 ) -> None:
     with (
         served(registry, "--route", route, "--replicas", str(count)) as service,
-        Client(service.address) as client,
+        Client(addresses(service)[0]) as client,
         under_load(addresses(service), "scaled") as load,
     ):
         second = publish(registry, "scaled", scale(2.0), tmp_path)

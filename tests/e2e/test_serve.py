@@ -68,6 +68,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("registry")
     folder = tmp_path_factory.mktemp("models")
     publish(root, "double", scale(2.0), folder)
+    publish(root, "double", scale(-2.0), folder)
     publish(root, "triple", scale(3.0), folder)
     publish(root, "slow", slow(), folder, max_batch=1)
     return root
@@ -75,7 +76,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(registry: Path) -> Iterator[Served]:
-    with served(registry, "--model", "double", "--model", "triple") as running:
+    with served(registry, "--model", "double@1", "--model", "double@2", "--model", "triple") as running:
         yield running
 
 
@@ -93,7 +94,7 @@ def test_a_stock_tritonclient_infers(service: Served) -> None:
     assert found["live"]
     assert found["ready"]
     assert found["model_ready"]
-    assert found["metadata"] == ["double", ["1"], "FP32"]
+    assert found["metadata"] == ["double", ["1", "2"], "FP32"]
     assert found["sync"] == (2 * X).tolist()
     assert found["async"] == [(2 * X).tolist(), "a-1"]
     assert found["unknown"][0] == "StatusCode.NOT_FOUND"
@@ -102,14 +103,31 @@ def test_a_stock_tritonclient_infers(service: Served) -> None:
 
 
 def test_the_ready_line_tells_the_contract(service: Served) -> None:
-    assert [line.split()[1] for line in service.ready] == ["double", "triple"]
+    assert [line.split()[1] for line in service.ready] == ["double", "double", "triple"]
     fields = dict(field.split("=") for field in service.ready[0].split()[2:])
     assert fields["version"] == "1"
     assert fields["candidate"] == "fp32@onnxruntime-cpu"
+    assert fields["measured"] == "elsewhere"
     with Client(service.address) as client:
         properties = client.metadata("double").properties
     assert properties["digest"].startswith(fields["digest"])
     assert properties["version"] == "1"
+    assert properties["measured"] == "elsewhere"
+
+
+def test_named_versions_stand_side_by_side(service: Served) -> None:
+    with Client(service.address) as client:
+        for version, factor in (("", 2), ("1", 2), ("2", -2)):
+            prediction = client.infer("double", {"x": X}, version=version)
+            assert prediction.version == (version or "1")
+            np.testing.assert_array_equal(prediction.outputs["y"], factor * X)
+        metadata = client.metadata("double", "2")
+        assert list(metadata.versions) == ["1", "2"]
+        assert metadata.properties["version"] == "2"
+        with pytest.raises(grpc.RpcError) as caught:
+            client.infer("double", {"x": X}, version="3")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert "served: 1, 2" in caught.value.details()
 
 
 def test_our_client_infers_and_models_do_not_mix(service: Served) -> None:
