@@ -46,18 +46,22 @@ def test_two_versions_of_a_helper_stand_side_by_side(tmp_path: Path) -> None:
     assert "alphabet" not in sys.modules
 
 
+COUNTED = preprocessing.CODE["lengths.py"]
+READS_A_FILE = "from pathlib import Path\nVOWELS = set((Path(__file__).parent / 'vowels.txt').read_text())\n"
+IMPORTS_LATE = COUNTED.replace("from alphabet import VOWELS\n", "").replace(
+    "    rows =", "    from alphabet import VOWELS\n    rows ="
+)
+DRAWS = COUNTED.replace("1] for t", "__import__('random').random()] for t")
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"alphabet.py": 'from pathlib import Path\nVOWELS = set((Path(__file__).parent / "vowels.txt").read_text())\n', "vowels.txt": "aeiou"},
-         r"does not run from its code alone.*FileNotFoundError"),
-        ({"lengths.py": preprocessing.CODE["lengths.py"].replace("from alphabet import VOWELS\n", "").replace(
-            "    rows =", "    from alphabet import VOWELS\n    rows =")},
-         r"does not run from its code alone.*No module named 'alphabet'"),
-        ({"lengths.py": preprocessing.CODE["lengths.py"].replace("1] for t", "__import__('random').random()] for t")
-          .replace("np.float32", "np.float64")}, r"makes different inputs of the same columns"),
+        ({"alphabet.py": READS_A_FILE, "vowels.txt": "aeiou"}, r"does not run from its code alone.*FileNotFoundError"),
+        ({"lengths.py": IMPORTS_LATE}, r"does not run from its code alone.*No module named 'alphabet'"),
+        ({"lengths.py": DRAWS}, r"makes different inputs of the same columns"),
     ],
-)  # fmt: skip
+)
 def test_code_that_cannot_be_taken_along_is_refused(tmp_path: Path, change: dict[str, str], cause: str) -> None:
     with pytest.raises(SourceError, match=cause):
         preprocessing.taken(tmp_path, preprocessing.CODE | change)

@@ -65,8 +65,9 @@ def test_callable_that_gives_something_else_is_told(items: Any, told: str) -> No
 
 
 def test_bytes_are_text(tmp_path: Path) -> None:
-    for given in ([b"caf\xc3\xa9", "tea"], np.array([b"caf\xc3\xa9", b"tea"])):
-        (batch,) = samples.collect(lambda _, x=given: [({"x": x}, None)], "selection", "my.py:samples")
+    mixed = np.array([b"caf\xc3\xa9", "tea"], dtype=object)
+    for column in (mixed, np.array([b"caf\xc3\xa9", b"tea"])):
+        (batch,) = samples.collect(lambda _, x=column: [({"x": x}, None)], "selection", "my.py:samples")
         samples.store(tmp_path / "split.npz", [batch])
         assert samples.read(tmp_path / "split.npz")[0].inputs["x"].tolist() == ["café", "tea"]
 
