@@ -2,6 +2,8 @@
 
 codec       messages <-> numpy arrays
 client      calls as dicts of arrays
+connection  what a caller reaches a service by: address, certificates, token
+retry       when a call may be made again
 status      what went wrong -> gRPC codes
 health      what grpc.health.v1 reports
 hosting     the models of one process: opened, checked, batched, found

@@ -6,11 +6,8 @@ import grpc
 
 from optimize.errors import InputError
 from optimize.runtime import batcher
+from serve.retry import PUSHBACK_KEY
 from serve.security import Forbidden, Unauthenticated
-
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
-"""Trailing metadata by which gRPC's retry policy is told when to come again."""
-
 
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,

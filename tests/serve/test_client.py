@@ -1,60 +1,228 @@
 import asyncio
-from collections.abc import Iterator
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from grpc import StatusCode
 
 from optimize.registry import Registry
-from serve.client import Client
+from protos import open_inference_pb2 as pb
+from serve import codec, tls
+from serve.client import AsyncClient, Client
+from serve.connection import Connection
 from serve.hosting import Models
+from serve.retry import PUSHBACK_KEY
+from serve.security import Gate, Tokens, digest_of
+from serve.tls import TlsFiles
+from tests.certificates import issue
 from tests.conformance.models import pair
 from tests.published import identity, publish
 from tests.serving import bare
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
+TOKEN = "for-tests"
+
+Ask = Callable[..., Any]
+
+
+def blocking(server: str | Connection, method: str, *args: Any, timeout_s: float = 20.0, **kwargs: Any) -> Any:
+    with Client(server, timeout_s=timeout_s) as client:
+        return getattr(client, method)(*args, **kwargs)
+
+
+def on_a_loop(server: str | Connection, method: str, *args: Any, timeout_s: float = 20.0, **kwargs: Any) -> Any:
+    async def ask() -> Any:
+        async with AsyncClient(server, timeout_s=timeout_s) as client:
+            return await getattr(client, method)(*args, **kwargs)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=[blocking, on_a_loop])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """One question by either client."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder = tmp_path_factory.mktemp("models")
     for name, model in (("identity", identity()), ("pair", pair())):
         publish(folder / "registry", name, model, folder)
-    registry = Registry(folder / "registry")
+    return Registry(folder / "registry")
 
+
+@contextlib.contextmanager
+def running(registry: Registry, **options: Any) -> Iterator[str]:
     async def fill(models: Models) -> None:
         await asyncio.gather(*(models.load(registry, registry.load(name)) for name in registry.models()))
 
-    with bare(registry.models(), fill) as server, Client(server.address) as found:
+    with bare(registry.models(), fill, **options) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def address(registry: Registry) -> Iterator[str]:
+    with running(registry) as found:
         yield found
 
 
-def test_arrays_in_arrays_out(client: Client) -> None:
-    prediction = client.infer("pair", {"x": X})
+def test_arrays_in_arrays_out(ask: Ask, address: str) -> None:
+    prediction = ask(address, "infer", "pair", {"x": X})
     assert list(prediction.outputs) == ["same", "twice"]
     np.testing.assert_array_equal(prediction.outputs["twice"], 2 * X)
     assert (prediction.model, prediction.version) == ("pair", "1")
     assert prediction.parameters["batch_rows"] == 2
 
 
-def test_only_the_asked_outputs_of_the_asked_version(client: Client) -> None:
-    assert list(client.infer("pair", {"x": X}, outputs=["twice"], version="1").outputs) == ["twice"]
+def test_only_the_asked_outputs_of_the_asked_version(ask: Ask, address: str) -> None:
+    assert list(ask(address, "infer", "pair", {"x": X}, outputs=["twice"], version="1").outputs) == ["twice"]
     with pytest.raises(grpc.RpcError) as caught:
-        client.infer("pair", {"x": X}, version="2")
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        ask(address, "infer", "pair", {"x": X}, version="2")
+    assert caught.value.code() is StatusCode.NOT_FOUND
 
 
-def test_state_and_metadata(client: Client) -> None:
-    assert client.ready()
-    assert client.ready("pair")
-    assert not client.ready("nobody")
-    assert client.serving()
-    assert client.serving("pair")
-    assert client.metadata("pair").properties["max_batch"] == "8"
+def test_state_and_metadata(ask: Ask, address: str) -> None:
+    assert ask(address, "ready")
+    assert ask(address, "ready", "pair")
+    assert not ask(address, "ready", "nobody")
+    assert ask(address, "serving")
+    assert ask(address, "serving", "pair")
+    assert ask(address, "metadata", "pair").properties["max_batch"] == "8"
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
-    with Client("127.0.0.1:1", timeout_s=2) as client, pytest.raises(grpc.RpcError) as caught:
-        client.ready()
-    assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+def test_nobody_listens(ask: Ask) -> None:
+    for method, arguments in (("ready", ()), ("infer", ("pair", {"x": X}))):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask("127.0.0.1:1", method, *arguments, timeout_s=2)
+        assert caught.value.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED}
+
+
+def test_a_proxy_for_the_web_is_not_asked(ask: Ask, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert ask(address, "ready")
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def signatures(client: type) -> dict[str, inspect.Signature]:
+        return {
+            name: inspect.signature(member)
+            for name, member in inspect.getmembers(client, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert signatures(Client) == signatures(AsyncClient)
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
+def test_tls_and_a_token(ask: Ask, registry: Registry, tmp_path: Path, mutual: bool) -> None:
+    ours = issue(tmp_path)
+    files = TlsFiles(ours.server, ours.server_key, ours.ca if mutual else None)
+    gate = Gate(lambda: Tokens.parse(f"test {digest_of(TOKEN).hex()} pair", "tokens"))
+    with running(registry, gate=gate, credentials=tls.server_credentials(files)) as address:
+        known = Connection(
+            address,
+            ca=ours.ca,
+            cert=ours.client if mutual else None,
+            key=ours.client_key if mutual else None,
+            token=TOKEN,
+        )
+        np.testing.assert_array_equal(ask(known, "infer", "pair", {"x": X}).outputs["same"], X)
+        assert ask(known, "ready", "pair")
+        for connection, model, code in (
+            (known, "identity", StatusCode.PERMISSION_DENIED),
+            (Connection(address, ca=ours.ca, cert=known.cert, key=known.key), "pair", StatusCode.UNAUTHENTICATED),
+            (Connection(address, tls=True), "pair", StatusCode.UNAVAILABLE),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(connection, "infer", model, {"x": X}, timeout_s=10)
+            assert caught.value.code() is code
+
+
+@dataclass
+class Scripted:
+    """A server that ends calls as it is told, one after the other, and answers well from then on.
+
+    `calls` holds how long each had.
+    """
+
+    ends: list[tuple[StatusCode, int | None]]
+    address: str = ""
+    calls: list[float] = field(default_factory=list)
+
+    def answer(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+        self.calls.append(context.time_remaining())
+        if not self.ends:
+            response = pb.ModelInferResponse(model_name="m", model_version="1")
+            codec.write_outputs(response, {"y": X}, ["y"], {"y": "FP32"})
+            return response.SerializeToString()
+        code, pushback_ms = self.ends.pop(0)
+        if pushback_ms is not None:
+            context.set_trailing_metadata(((PUSHBACK_KEY, str(pushback_ms)),))
+        context.abort(code, "as told")
+        raise AssertionError("not reached")
+
+
+@contextlib.contextmanager
+def scripted(*ends: tuple[StatusCode, int | None]) -> Iterator[Scripted]:
+    script = Scripted(list(ends))
+    handler = grpc.unary_unary_rpc_method_handler(script.answer)
+    methods = dict.fromkeys(("ModelInfer", "ServerReady", "ModelMetadata"), handler)
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods),))
+    script.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield script
+    finally:
+        server.stop(None).wait()
+
+
+def test_what_nobody_took_is_asked_again_within_one_deadline(ask: Ask) -> None:
+    with scripted((StatusCode.UNAVAILABLE, None), (StatusCode.RESOURCE_EXHAUSTED, 700)) as script:
+        prediction = ask(script.address, "infer", "m", {"x": X}, timeout_s=5)
+        np.testing.assert_array_equal(prediction.outputs["y"], X)
+        assert len(script.calls) == 3
+        assert script.calls[-1] < 4.5  # gRPC rounds what it sends
+        assert script.calls[0] > 4.5
+
+
+@pytest.mark.parametrize(
+    ("code", "pushback_ms"),
+    [
+        (StatusCode.RESOURCE_EXHAUSTED, None),
+        (StatusCode.UNAVAILABLE, -1),
+        (StatusCode.INTERNAL, None),
+        (StatusCode.DEADLINE_EXCEEDED, None),
+        (StatusCode.UNAUTHENTICATED, None),
+        (StatusCode.UNAVAILABLE, 60_000),
+    ],
+)
+def test_what_would_end_the_same_way_is_not_asked_again(ask: Ask, code: StatusCode, pushback_ms: int | None) -> None:
+    with scripted((code, pushback_ms)) as script:
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(script.address, "infer", "m", {"x": X})
+        assert caught.value.code() is code
+        assert len(script.calls) == 1
+
+
+def test_questions_after_the_state_are_asked_once(ask: Ask) -> None:
+    with scripted((StatusCode.UNAVAILABLE, None)) as script:
+        with pytest.raises(grpc.RpcError):
+            ask(script.address, "ready")
+        assert len(script.calls) == 1
+
+
+def test_attempts_can_be_limited() -> None:
+    with scripted(*[(StatusCode.UNAVAILABLE, 1)] * 9) as script:
+        with Client(script.address, max_attempts=2) as client, pytest.raises(grpc.RpcError):
+            client.infer("m", {"x": X})
+        assert len(script.calls) == 2

@@ -1,0 +1,88 @@
+"""How a caller reaches a service: its address, what it is encrypted with, and the token that calls carry."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+from msgspec import Struct
+
+from optimize.errors import UserError
+from serve.security import AUTHORIZATION, is_loopback
+
+Options = tuple[tuple[str, int], ...]
+
+_LOCAL_SCHEMES = ("unix:", "unix-abstract:")
+
+
+class Connection(Struct, frozen=True):
+    """HOST:PORT, and who may know what is said there.
+
+    TLS is on where `tls` or a PEM file asks for it. `ca` is the authority that the server's certificate is held against, by default
+    those that gRPC brings; `cert` and `key` are the caller's own, for mutual TLS. A token goes in the clear beyond this machine only
+    where `insecure` says so.
+
+    Raises:
+        UserError: The parts do not go together.
+    """
+
+    address: str
+    tls: bool = False
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    token: str = ""
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise UserError("one of the caller's certificate and key was given; give both, or neither")
+        if self.token and not (self.encrypted or self.insecure or self._local):
+            raise UserError(
+                f"a token for {self.address} would travel in the clear; use TLS, or insecure where something else encrypts"
+            )
+        if not self.token.isascii() or self.token.split() not in ([self.token], []):
+            raise UserError("the token has spaces or other characters that no token has; give it as it was made")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is on."""
+        return self.tls or self.ca is not None or self.cert is not None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        return ((AUTHORIZATION, f"Bearer {self.token}"),) if self.token else ()
+
+    @property
+    def _local(self) -> bool:
+        host = self.address.rpartition(":")[0].strip("[]")
+        return self.address.startswith(_LOCAL_SCHEMES) or is_loopback(host)
+
+    def channel(self, options: Options) -> grpc.Channel:
+        """A channel for blocking calls.
+
+        Raises:
+            UserError: A PEM file cannot be read.
+        """
+        return self._open(grpc, options)
+
+    def aio_channel(self, options: Options) -> grpc.aio.Channel:
+        """A channel for calls on the running event loop.
+
+        Raises:
+            UserError: A PEM file cannot be read.
+        """
+        return self._open(grpc.aio, options)
+
+    def _open(self, library: Any, options: Options) -> Any:
+        if not self.encrypted:
+            return library.insecure_channel(self.address, options=options)
+        credentials = grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+        return library.secure_channel(self.address, credentials, options=options)
+
+
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; wanted a PEM file") from None
