@@ -1,3 +1,4 @@
+import dataclasses
 import socket
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from optimize.errors import UserError
 from serve import cli
 from serve.choices import Choice
 from serve.plan import Plan
+from tests.certificates import issue
 from tests.published import publish, scale
+from tests.serving import COMMAND
 
 
 def test_replicas_without_a_core_each_are_refused(tmp_path: Path) -> None:
@@ -70,3 +73,37 @@ def test_what_a_module_loads(module: str, heavy: list[str]) -> None:
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--host", "0.0.0.0"), "--host 0.0.0.0 can be reached from other machines, and without TLS"),
+        (("--host", "::"), "give --tls-cert and --tls-key, or --insecure"),
+        (("--tls-cert", "{server}"), "TLS was asked for without --tls-key"),
+        (("--tls-cert", "{server}", "--tls-key", "{client_key}"), "is not the key of"),
+        (("--tls-cert", "{server}", "--tls-key", "none.pem"), "none.pem: cannot be read: No such file or directory"),
+        (
+            ("--tls-cert", "{server}", "--tls-key", "{server_key}", "--client-ca", "{server_key}"),
+            "holds no certificate",
+        ),
+        (("--tokens", "none.txt"), "none.txt: cannot be read: No such file or directory; make a tokens file"),
+        (("--tokens", "{server}"), "line 1: has 2 fields; wanted a name"),
+    ],
+)
+def test_what_would_not_be_safe_is_one_line_before_anything_listens(
+    tmp_path: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    certificates = issue(tmp_path)
+    files = {field.name: getattr(certificates, field.name) for field in dataclasses.fields(certificates)}
+    run = subprocess.run(
+        [*COMMAND, "serve", *(argument.format(**files) for argument in arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 2, run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert problem in run.stderr
