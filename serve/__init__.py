@@ -6,7 +6,10 @@ connection  what a caller reaches a service by: address, certificates, token
 retry       when a call may be made again
 status      what went wrong -> gRPC codes
 health      what grpc.health.v1 reports
+fitness     whether a version can be served on this machine
 hosting     the models of one process: opened, checked, batched, found
+choices     which versions of which models are served
+versions    a replica's versions: the named ones, and the current one wherever it goes
 servicer    the protocol's methods
 security    who may call what, and where a service may listen
 tokens      the tokens file, and `optimize token`

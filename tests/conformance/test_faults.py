@@ -6,8 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
 import psutil
 import pytest
+from onnx import TensorProto, helper
 
 from optimize.registry import Registry
 from serve.client import Client
@@ -167,3 +170,48 @@ def test_a_killed_controller_comes_back_and_heals(pair: Served) -> None:
         wait_failing(load)
         wait_whole(load, pair, killed)
     assert load.versions() == {("1", 1.0)}
+
+
+def wide(factor: float, width: int = 3000) -> onnx.ModelProto:
+    """x[batch, 4] -> y = factor * x, by way of a matrix of 36 MB."""
+    weight = np.zeros((4, width), np.float32)
+    weight[:, :4] = np.eye(4, dtype=np.float32)
+    square = np.eye(width, dtype=np.float32)
+    back = factor * weight.T
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "spread"], ["wide"]),
+            helper.make_node("MatMul", ["wide", "square"], ["mixed"]),
+            helper.make_node("MatMul", ["mixed", "back"], ["y"]),
+        ],
+        "wide",
+        [value("x", TensorProto.FLOAT, ["batch", 4])],
+        [value("y", TensorProto.FLOAT, ["batch", 4])],
+        [
+            helper.make_tensor(name, TensorProto.FLOAT, array.shape, array.tobytes(), raw=True)
+            for name, array in (("spread", weight), ("square", square), ("back", back))
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_many_updates(tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    for factor in (1.0, 2.0):
+        publish(root, "scaled", wide(factor), tmp_path)
+    sizes: list[float] = []
+    descriptors: list[int] = []
+    with served(root) as service, under_load([service.address], "scaled", callers=2) as load:
+        (replica,) = replicas(service)
+        for update in range(12):
+            version = 1 + update % 2
+            Registry(root).promote("scaled", version)
+            wait_version(load, str(version))
+            time.sleep(1)  # the old version's last answer is out, and it is closed
+            sizes.append(replica.memory_info().rss / 1e6)
+            descriptors.append(replica.num_fds())
+    assert load.codes().keys() == {"OK"}
+    assert max(sizes[6:]) < 1.1 * max(sizes[:3]), sizes
+    assert max(descriptors[6:]) <= max(descriptors[:3]) + 2, descriptors
