@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.serve
@@ -14,7 +15,7 @@ from ray.serve.config import gRPCOptions
 from ray.serve.schema import LoggingConfig
 
 from optimize.errors import ArtifactError
-from serve import hardening, logs
+from serve import config, hardening, logs
 from serve.deployment import ModelServer
 from serve.guard import MARK, guarded
 from serve.interrupt import Interrupts
@@ -54,6 +55,11 @@ def build(plan: Plan, relay: Path | None = None) -> ray.serve.Application:
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
     return deployment.bind(plan, relay)
+
+
+def deployed(arguments: dict[str, Any]) -> ray.serve.Application:
+    """The application of a config file that `optimize serve --config-out` wrote; Ray calls this on the cluster."""
+    return build(config.plan_of(arguments))
 
 
 @contextlib.contextmanager

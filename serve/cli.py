@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from optimize.errors import Exit, UserError
@@ -58,6 +59,12 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         int,
         typer.Option(help="Port of the first replica's metrics, on loopback; 0 picks a free one.", min=0, max=65535),
     ] = 0,
+    config_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve nothing; write a config for Ray's `serve deploy`, sized by the budgets.", dir_okay=False
+        ),
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines call without TLS.")] = False,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
@@ -72,18 +79,25 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     manifests = [published.load(choice.name, version) for choice in choices for version in choice.versions]
     for manifest in manifests:
         published.model_file(manifest)
-    check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
-    first = free_ports(host, port, replicas)
     plan = Plan(
         published.place,
         tuple(choices),
         host,
-        first,
+        port,
         replicas,
         route,
         tls_files,
         tokens and tokens.absolute(),
-        free_ports(DEFAULT_HOST, metrics_port, replicas),
+        metrics_port,
+    )
+    if config_out is not None:
+        write_config(config_out, plan, manifests)
+        return Exit.OK
+    check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
+    plan = msgspec.structs.replace(
+        plan,
+        port=free_ports(host, port, replicas),
+        metrics_port=free_ports(DEFAULT_HOST, metrics_port, replicas),
     )
     os.environ.update(hardening.environment(plan))
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
@@ -94,6 +108,30 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
             typer.echo(ready_line(manifest, plan, measured_here=published.measured_on(manifest, here)))
         interrupts.wait()
     return Exit.OK
+
+
+def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest]) -> None:
+    """Write the config of the plan for a cluster, and say what it asks for.
+
+    Raises:
+        UserError: It cannot be written, or the plan is not one for a cluster.
+    """
+    from serve import config  # noqa: PLC0415 - as above
+
+    if plan.tls is not None:
+        raise UserError(
+            "--config-out takes no TLS, since Serve's proxies speak none; leave out --tls-cert, --tls-key and --client-ca,"
+            " and let the cluster encrypt"
+        )
+    sizing = config.sized(manifests, plan.replicas)
+    node = msgspec.structs.replace(
+        plan,
+        replicas=1,
+        port=plan.port or DEFAULT_PORT,
+        metrics_port=plan.metrics_port or config.DEFAULT_METRICS_PORT,
+    )
+    config.write(path, config.text(config.document(node, sizing)))
+    typer.echo(f"wrote {path}: {sizing.replicas} replicas of {sizing.cores} cores; next: serve deploy {path}")
 
 
 def check_cores(manifests: Sequence[Manifest], replicas: int, cores: int) -> None:

@@ -1,0 +1,42 @@
+"""A service that Ray deploys from a config file: ``python -m tests.serve.deployed_service FILE``.
+
+All of `serve deploy` but its way to the cluster, which is a Ray of this process, with every socket on loopback.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from serve import cli, config, hardening
+from serve.interrupt import Interrupts
+from serve.plan import Plan
+
+
+def main() -> None:
+    document = msgspec.yaml.decode(Path(sys.argv[1]).read_bytes())
+    application = document["applications"][0]
+    port = cli.free_ports("127.0.0.1", 0, 1)
+    application["args"] |= {"port": port, "metrics_port": 0}
+    plan = config.plan_of(application["args"])
+    os.environ.update(hardening.environment(plan))
+    # Ray reads its settings when it is imported.
+    import ray.serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve import app
+
+    def run(_: Plan, __: Path) -> ray.serve.handle.DeploymentHandle:
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(document), _blocking=True)
+        return ray.serve.get_app_handle(application["name"])
+
+    app._run = run
+    with Interrupts() as interrupts, app.running(plan, interrupts):
+        print(f"READY deployed address={plan.addresses[0]}", flush=True)
+        interrupts.wait()
+
+
+if __name__ == "__main__":
+    main()
