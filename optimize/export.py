@@ -242,7 +242,7 @@ def _copy_onnx(source: Path, target: Path) -> None:
     try:
         onnx.checker.check_model(str(source))
         model = onnx.load(source)
-    except Exception as error:
+    except Exception as error:  # onnx raises a dozen unrelated classes for a bad file
         raise SourceError(f"{source}: not a valid ONNX model: {first_line(error)}") from error
     external = any(
         tensor.data_location == onnx.TensorProto.EXTERNAL
@@ -278,7 +278,7 @@ def _export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Ar
                 dynamo=True,
                 verbose=False,
             )
-        except Exception as error:
+        except Exception as error:  # the exporter raises whatever its stages stumble over
             raise SourceError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
     if program is None:
         raise SourceError("the model cannot be exported to ONNX: the exporter gave no program")
@@ -366,7 +366,7 @@ def _outputs(
 def _shapes(session: OnnxSession, inputs: Arrays) -> dict[str, tuple[int, ...]]:
     try:
         return {name: value.shape for name, value in session.run(inputs).items()}
-    except Exception as error:
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes for a failed run
         shapes = {name: list(value.shape) for name, value in inputs.items()}
         raise SourceError(
             f"the exported graph fails at input shapes {shapes}: {first_line(error)}; check `dims`"
@@ -388,7 +388,7 @@ def _parity(
             inputs = shaped(signature.inputs, batches, sizes)
             try:
                 expected = source.run(inputs)
-            except Exception as error:
+            except Exception as error:  # as above, or the user's code
                 raise SourceError(f"the source model fails at {sizes}: {first_line(error)}; check `dims`") from error
             answers = session.run(inputs)
             for name, value in expected.items():

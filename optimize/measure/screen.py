@@ -36,7 +36,7 @@ def measure(subject: Subject, signature: Signature, split: Path, batch: int) -> 
         for arrays in inputs[:SANITY_CALLS]:
             try:
                 answers = session.run(arrays)
-            except Exception as error:
+            except Exception as error:  # onnxruntime, or the user's model, may raise anything
                 raise CandidateError(f"fails on real samples: {first_line(error)}") from error
             for spec in signature.outputs:
                 _check(spec, answers.get(spec.name), batch)

@@ -52,7 +52,7 @@ def _from_file(spec: str, path: Path) -> ModuleType:
         module_spec.loader.exec_module(module)
     except ProveserveError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         del sys.modules[name]
         raise SourceError(f"{spec}: importing {path.name} failed: {type(error).__name__}: {error}") from error
     return module
@@ -64,7 +64,7 @@ def _from_name(spec: str, module: str, base: Path) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise SourceError(f"{spec}: no module {error.name!r}; install it, or name a file as file.py:attr") from None
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise SourceError(f"{spec}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 

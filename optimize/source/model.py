@@ -165,7 +165,7 @@ def load_torch(budgets: ModelBudgets, base: Path, threads: int) -> TorchModel:
             module = factory() if not isinstance(factory, torch.nn.Module) else factory
         except SourceError:
             raise
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             raise SourceError(f"{spec}() failed: {type(error).__name__}: {error}") from error
         if not isinstance(module, torch.nn.Module):
             raise SourceError(f"{spec}() gave {type(module).__name__}; wanted a torch.nn.Module")
@@ -186,7 +186,7 @@ def _load_program(path: Path) -> tuple[Any, int]:
     try:
         program = torch.export.load(path)
         return program.module(), program.call_spec.in_spec.child(0).num_children
-    except Exception as error:
+    except Exception as error:  # torch raises a dozen unrelated classes for a bad file
         raise SourceError(
             f"{path}: not a program that torch.export.save wrote: {str(error).splitlines()[0]}"
         ) from error

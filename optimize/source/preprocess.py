@@ -31,7 +31,7 @@ class Preprocess:
         """
         try:
             inputs = self._function(columns)
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             raise SourceError(
                 f"{self._spec} failed on columns {sorted(columns)}: {type(error).__name__}: {error}"
             ) from error

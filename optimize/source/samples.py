@@ -46,7 +46,7 @@ def collect(produce: Callable[[str], Iterable[Any]], split: Split, spec: str) ->
         items = list(produce(split))
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise SourceError(f"{spec}({split!r}) failed: {type(error).__name__}: {error}") from error
     batches = [_batch(item, f"{spec}({split!r}), item {index}") for index, item in enumerate(items)]
     if not batches:

@@ -121,7 +121,7 @@ def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, label
     def scores(outputs: Array, labels: Array) -> Array:
         try:
             return np.asarray(function(outputs, labels))
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything
             raise SourceError(f"{budget.metric} failed: {type(error).__name__}: {first_line(error)}") from error
 
     source, candidate = scores(before, labels), scores(after, labels)

@@ -94,7 +94,7 @@ def _cut(value: Array, axis: int | None, start: int, stop: int) -> Array:
 def _answer(session: Session, inputs: Arrays, row: int) -> Arrays:
     try:
         answers = session.run(inputs)
-    except Exception as error:
+    except Exception as error:  # onnxruntime, or the user's model, may raise anything
         raise CandidateError(f"fails on the samples from row {row} on: {first_line(error)}") from error
     for name, value in answers.items():
         if value.dtype.kind == "f" and np.isnan(value).any() and not any(_has_nan(array) for array in inputs.values()):
