@@ -1,6 +1,7 @@
 """The command `optimize loadtest`."""
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,9 +37,27 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
     input_path: Annotated[
         Path | None, typer.Option("--input", help="Rows to send, .npz or .parquet. Default: inputs are made up.")
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="The service has TLS, with a certificate that everybody knows.")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the CA that the service's certificate is of.", dir_okay=False)
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of a certificate to call with.", dir_okay=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.", dir_okay=False)] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that holds the token to call with. Default: what PROVESERVE_TOKEN says.", dir_okay=False
+        ),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Send a token to another machine without TLS.")] = False,
 ) -> Exit:
     """Hold a running service to its throughput budget, with calls that are due whether or not it keeps up."""
     from loadtest import report, run  # noqa: PLC0415 - `optimize --help` loads no heavy library
+    from serve.connection import Connection  # noqa: PLC0415 - as above
 
     declared = _declared(budget, model)
     qps = declared.throughput.qps
@@ -47,7 +66,7 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
     rate_qps = _positive("--rate", qps if rate is None else rate)
     calls = run.JUDGED_CALLS if duration is None else math.ceil(rate_qps * _positive("--duration", duration))
     settings = run.Settings(
-        target=target,
+        connection=Connection(target, tls, tls_ca, tls_cert, tls_key, _token(token_file), insecure),
         model=model,
         budgets=declared,
         rate_qps=rate_qps,
@@ -73,6 +92,19 @@ def _declared(path: Path, model: str) -> "ModelBudgets":
     if model not in models:
         raise UserError(f"{path}: has no model {model!r}; wanted one of {', '.join(models)}")
     return models[model]
+
+
+def _token(path: Path | None) -> str:
+    from loadtest.plan import TOKEN_VARIABLE  # noqa: PLC0415 - see above
+
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE, "")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; name a file that holds a token") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no UTF-8 text; name a file that holds a token") from None
 
 
 def _positive(option: str, value: float) -> float:

@@ -17,6 +17,7 @@ from loadtest.arrivals import Arrivals, Seconds, schedule
 from optimize.budgets import ModelBudgets
 from optimize.errors import Exit, ProveserveError, UserError
 from optimize.evidence.blocks import BLOCKS, MIN_BLOCK_CALLS
+from serve.connection import Connection
 
 LEAD_IN_S = 2.0
 TIMEOUT_S = 10.0
@@ -34,7 +35,7 @@ Progress = Callable[[float], None]
 class Settings:
     """One load test: what is tested, and how. `input_path` holds real rows; without it, inputs are made up."""
 
-    target: str
+    connection: Connection
     model: str
     budgets: ModelBudgets
     rate_qps: float
@@ -46,6 +47,11 @@ class Settings:
     timeout_s: float = TIMEOUT_S
     lead_in_s: float = LEAD_IN_S
     min_block_calls: int = MIN_BLOCK_CALLS
+
+    @property
+    def target(self) -> str:
+        """The address of the service."""
+        return self.connection.address
 
     @property
     def lead_in_calls(self) -> int:
@@ -77,7 +83,7 @@ def run(settings: Settings, progress: Progress = lambda _: None) -> report.Repor
     _clear(settings.report_dir)
     started = dt.datetime.now(dt.UTC)
     calls = _offer(
-        plan.plan(settings.target, settings.timeout_s, _schedule(settings, rng), requests), settings, progress
+        plan.plan(settings.connection, settings.timeout_s, _schedule(settings, rng), requests), settings, progress
     )
     found = _judge(settings, calls, started, len(requests))
     results.write_whole(settings.report_dir / MARKDOWN_FILE, report.markdown(found).encode() + b"\n")
@@ -86,7 +92,8 @@ def run(settings: Settings, progress: Progress = lambda _: None) -> report.Repor
 
 
 def _requests(settings: Settings, rng: np.random.Generator) -> tuple[bytes, ...]:
-    metadata = service.describe(service.check_target(settings.target), settings.model)
+    service.check_target(settings.target)
+    metadata = service.describe(settings.connection, settings.model)
     inputs = payloads.inputs_of(metadata, settings.budgets)
     if settings.input_path is None:
         requests = payloads.encode(settings.model, payloads.make(inputs, rng))
@@ -97,7 +104,7 @@ def _requests(settings: Settings, rng: np.random.Generator) -> tuple[bytes, ...]
             raise UserError(
                 f"{settings.input_path}: makes {different} different requests; wanted at least {payloads.MIN_DIFFERENT}"
             )
-    service.try_one(settings.target, requests[0], _origin(settings), settings.timeout_s)
+    service.try_one(settings.connection, requests[0], _origin(settings), settings.timeout_s)
     return requests
 
 
@@ -126,12 +133,12 @@ def _offer(offered: plan.Plan, settings: Settings, progress: Progress) -> result
     with tempfile.TemporaryDirectory(prefix="proveserve-loadtest-") as name:
         folder = Path(name)
         plan.save(folder / plan.PLAN_FILE, offered)
-        _generate(folder, settings.end_s + settings.timeout_s + _START_AND_END_S, progress)
+        _generate(folder, settings.connection.token, settings.end_s + settings.timeout_s + _START_AND_END_S, progress)
         results.write_whole(settings.report_dir / plan.CALLS_FILE, (folder / plan.CALLS_FILE).read_bytes())
         return results.load(folder / plan.CALLS_FILE)
 
 
-def _generate(folder: Path, limit_s: float, progress: Progress) -> None:
+def _generate(folder: Path, token: str, limit_s: float, progress: Progress) -> None:
     log = folder / "log.txt"
     with log.open("wb") as sink:
         child = subprocess.Popen(
@@ -140,7 +147,7 @@ def _generate(folder: Path, limit_s: float, progress: Progress) -> None:
             stdout=sink,
             stderr=sink,
             # libev's timers are as fine as its backend's: select wakes to the microsecond, epoll to the millisecond.
-            env=os.environ | {"GEVENT_BACKEND": "select"},
+            env=os.environ | {"GEVENT_BACKEND": "select", plan.TOKEN_VARIABLE: token},
             start_new_session=True,  # Ctrl-C comes to this process alone, which ends the generator
         )
     started = time.monotonic()

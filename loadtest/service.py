@@ -1,13 +1,15 @@
 """What is asked of the service before the load: whether it is there, what the model takes, and whether it takes our requests."""
 
 import contextlib
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
+from serve.connection import Connection
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 _METADATA = "/inference.GRPCInferenceService/ModelMetadata"
@@ -38,22 +40,22 @@ def check_target(target: str) -> str:
     return target
 
 
-def describe(target: str, model: str) -> pb.ModelMetadataResponse:
+def describe(connection: Connection, model: str) -> pb.ModelMetadataResponse:
     """What the service says the model takes and gives.
 
     Raises:
-        ProveserveError: Nothing answers there, or what answers does not serve the model.
+        ProveserveError: Nothing answers there, or what answers does not serve the model, or not to us.
     """
-    with _asked(target, _METADATA) as ask:
+    with _asked(connection, _METADATA) as ask:
         try:
             answer = ask(pb.ModelMetadataRequest(name=model).SerializeToString(), timeout=_ASK_TIMEOUT_S)
         except grpc.RpcError as error:
-            raise _unusable(target, model, error) from None
+            raise _unusable(connection.address, model, error) from None
     metadata: pb.ModelMetadataResponse = pb.ModelMetadataResponse.FromString(answer)
     return metadata
 
 
-def try_one(target: str, payload: bytes, origin: str, timeout_s: float) -> None:
+def try_one(connection: Connection, payload: bytes, origin: str, timeout_s: float) -> None:
     """Send one request, so that requests which the model cannot take are the caller's error and no failed load test.
 
     Any other failure is left for the load test to count. `origin` says where the request is from.
@@ -61,7 +63,7 @@ def try_one(target: str, payload: bytes, origin: str, timeout_s: float) -> None:
     Raises:
         UserError: The service refused the request as malformed.
     """
-    with _asked(target, INFER) as ask:
+    with _asked(connection, INFER) as ask:
         try:
             ask(payload, timeout=timeout_s)
         except grpc.RpcError as error:
@@ -73,9 +75,9 @@ def try_one(target: str, payload: bytes, origin: str, timeout_s: float) -> None:
 
 
 @contextlib.contextmanager
-def _asked(target: str, method: str) -> Iterator[grpc.UnaryUnaryMultiCallable]:
-    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        yield channel.unary_unary(method)
+def _asked(connection: Connection, method: str) -> Iterator[Callable[..., bytes]]:
+    with connection.channel(CHANNEL_OPTIONS) as channel:
+        yield functools.partial(channel.unary_unary(method), metadata=connection.metadata)
 
 
 def _unusable(target: str, model: str, error: grpc.RpcError) -> ProveserveError:
@@ -83,7 +85,13 @@ def _unusable(target: str, model: str, error: grpc.RpcError) -> ProveserveError:
     match code:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
             return ProveserveError(
-                f"no service answers at {target} ({code.name}); start one with `optimize serve`, or check HOST:PORT"
+                f"no service answers at {target} ({code.name}); start one with `optimize serve`, or check HOST:PORT and"
+                " whether it wants TLS"
+            )
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return UserError(
+                f"the service at {target} does not let us ask for model {model!r}: {error.details()}; give a token for it with"
+                " --token-file"
             )
         case grpc.StatusCode.NOT_FOUND:
             return ProveserveError(

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import gevent
 import grpc
 import grpc.experimental.gevent
+import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 from locust import User
@@ -86,9 +87,8 @@ class OpenLoop:
         self._plan = offered
         self._recorder = recorder
         self._fire = fire
-        self._channels = [
-            grpc.insecure_channel(offered.target, options=service.CHANNEL_OPTIONS) for _ in range(CHANNELS)
-        ]
+        self._metadata = offered.connection.metadata
+        self._channels = [offered.connection.channel(service.CHANNEL_OPTIONS) for _ in range(CHANNELS)]
         self._send = [channel.unary_unary(service.INFER).future for channel in self._channels]
         self._start = 0.0
         self.finished = False
@@ -119,7 +119,7 @@ class OpenLoop:
     def _begin(self, call: int) -> None:
         payload = self._plan.payloads[call % len(self._plan.payloads)]
         self._recorder.sent_s[call] = self._now_s()
-        future = self._send[call % CHANNELS](payload, timeout=self._plan.timeout_s)
+        future = self._send[call % CHANNELS](payload, timeout=self._plan.timeout_s, metadata=self._metadata)
         future.add_done_callback(functools.partial(self._ended, call))
 
     def _ended(self, call: int, future: Any) -> None:
@@ -165,7 +165,7 @@ def _generate(offered: plan.Plan) -> results.Calls:
     try:
         loop.connect()
     except grpc.FutureTimeoutError:
-        sys.exit(f"no connection to {offered.target} within {CONNECT_TIMEOUT_S:g} s")
+        sys.exit(f"no connection to {offered.connection.address} within {CONNECT_TIMEOUT_S:g} s")
     runner = environment.create_local_runner()
     # What was loaded so far is never garbage: looking through it would only make calls late.
     gc.collect()
@@ -183,13 +183,15 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def main(folder: Path, parent: int) -> None:
+def main(folder: Path, parent: int, token: str) -> None:
     """Offer the plan in `folder` and leave the calls there."""
     _die_with(parent)
     grpc.experimental.gevent.init_gevent()
-    calls = _generate(plan.load(folder / plan.PLAN_FILE))
+    offered = plan.load(folder / plan.PLAN_FILE)
+    connection = msgspec.structs.replace(offered.connection, token=token)
+    calls = _generate(msgspec.structs.replace(offered, connection=connection))
     results.save(folder / plan.CALLS_FILE, calls)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), os.environ.get(plan.TOKEN_VARIABLE, ""))

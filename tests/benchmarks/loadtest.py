@@ -19,6 +19,7 @@ import grpc
 from loadtest import report, run
 from optimize.budgets import ModelBudgets, ThroughputBudget
 from protos import open_inference_pb2 as pb
+from serve.connection import Connection
 from tests.loadtest import service
 
 SECONDS = 3.0
@@ -34,7 +35,7 @@ def offered(target: str, rate_qps: float, folder: Path) -> report.Report:
     budgets = ModelBudgets(source="toy.onnx", throughput=ThroughputBudget(qps=rate_qps, p99_ms=P99_MS))
     return run.run(
         run.Settings(
-            target,
+            Connection(target),
             service.MODEL,
             budgets,
             rate_qps,

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -7,7 +8,13 @@ import time
 import psutil
 import pytest
 
+from optimize.registry import Registry
+from serve import tls, tokens
+from serve.security import Gate
+from tests import published
+from tests.certificates import issue
 from tests.loadtest import service
+from tests.serving import bare
 
 BUDGETS = """
 schema = 1
@@ -59,6 +66,53 @@ def test_too_few_calls_exit_3_and_say_how_many_are_wanted(budgets):
     assert "16,000" in out
     assert "leave out --duration" in err
     assert (budgets.parent / "report" / "report.md").exists()
+
+
+@pytest.fixture
+def protected(tmp_path):
+    """A service with mutual TLS and tokens: its address, the certificates, and a token for `toy` alone."""
+    published.publish(tmp_path / "registry", "toy", published.identity(), tmp_path)
+    registry = Registry(tmp_path / "registry")
+
+    async def fill(models):
+        await models.load(registry, registry.load("toy"))
+
+    files = issue(tmp_path)
+    token = tokens.add(tmp_path / "tokens", "ci", ["toy"])
+    credentials = tls.server_credentials(tls.TlsFiles(files.server, files.server_key, files.ca))
+    with bare(["toy"], fill, Gate(tokens.TokensFile(tmp_path / "tokens").current), credentials) as server:
+        yield server.address, files, token
+
+
+@pytest.mark.parametrize("how", ["file", "variable"])
+def test_a_protected_service_is_tested_with_certificates_and_a_token(budgets, protected, how):
+    address, files, token = protected
+    (budgets.parent / "token").write_text(f"{token}\n")
+    with_token = ("--token-file", str(budgets.parent / "token")) if how == "file" else ()
+    with start(
+        *(budgets, address, "--model", "toy", "--duration", "1"),
+        *("--tls-ca", files.ca, "--tls-cert", files.client, "--tls-key", files.client_key, *with_token),
+        **({"PROVESERVE_TOKEN": token} if how == "variable" else {}),
+    ) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 3, out + err
+    assert json.loads((budgets.parent / "report" / "report.json").read_text())["codes"] == {"OK": 100}
+    for path in (budgets.parent / "report").iterdir():
+        assert token.encode() not in path.read_bytes()
+
+
+def test_a_protected_service_turns_away_who_has_no_token(budgets, protected):
+    address, files, _ = protected
+    certificates = ("--tls-ca", files.ca, "--tls-cert", files.client, "--tls-key", files.client_key)
+    (budgets.parent / "token").write_text("wrong")
+    for arguments in ((), ("--token-file", budgets.parent / "token"), ("--token-file", budgets.parent / "none")):
+        code, _, err = loadtest(budgets, address, "--model", "toy", *certificates, *arguments)
+        assert code == 2
+        (line,) = err.splitlines()
+        assert "token" in line
+    code, _, err = loadtest(budgets, address, "--model", "toy")
+    assert code == 4
+    assert "whether it wants TLS" in err
 
 
 def test_a_service_that_fails_exits_1(budgets):

@@ -20,7 +20,7 @@ def test_every_option_is_documented():
     hints = get_type_hints(cli.loadtest, include_extras=True)
     names = {
         str(hints[name].__metadata__[0].default).replace(
-            "Ellipsis", f"--{name}"
+            "Ellipsis", f"--{name.replace('_', '-')}"
         )  # typer keeps an option's own name there
         for name in inspect.signature(cli.loadtest).parameters
         if name not in {"target", "model"}

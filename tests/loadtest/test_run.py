@@ -15,6 +15,7 @@ from loadtest import results, run
 from optimize.budgets import Dim, LatencyBudget, ModelBudgets, ThroughputBudget
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
+from serve.connection import Connection
 from tests.loadtest import service
 
 RATE = 200.0
@@ -29,7 +30,7 @@ def settings(toy, folder, p99_ms=2_000.0, rate=RATE, calls=8 * BLOCK, **others):
         throughput=ThroughputBudget(qps=rate, p99_ms=p99_ms),
     )
     return run.Settings(
-        target=toy.target,
+        connection=Connection(toy.target),
         model=service.MODEL,
         budgets=budgets,
         rate_qps=rate,

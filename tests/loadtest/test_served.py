@@ -7,6 +7,7 @@ from loadtest import run
 from optimize.budgets import Dim, LatencyBudget, ModelBudgets, ThroughputBudget
 from optimize.errors import UserError
 from optimize.registry import Registry
+from serve.connection import Connection
 from serve.hosting import Models
 from tests import published
 from tests.serving import bare
@@ -39,7 +40,7 @@ def settings(service, folder, rows=4, **others):
         throughput=ThroughputBudget(qps=RATE, p99_ms=2_000.0),
     )
     return run.Settings(
-        target=service.address,
+        connection=Connection(service.address),
         model="scaled",
         budgets=budgets,
         rate_qps=RATE,

@@ -4,6 +4,7 @@ import pytest
 from loadtest import service as asked
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
+from serve.connection import Connection
 from tests.loadtest import service
 
 
@@ -22,7 +23,7 @@ def test_what_is_no_address_is_refused(target):
 
 def test_the_service_describes_its_model():
     with service.running() as toy:
-        assert asked.describe(toy.target, service.MODEL) == service.METADATA
+        assert asked.describe(Connection(toy.target), service.MODEL) == service.METADATA
 
 
 @pytest.mark.parametrize(
@@ -35,30 +36,37 @@ def test_the_service_describes_its_model():
 )
 def test_a_service_that_does_not_describe_it_breaks_the_run(code, message):
     with service.running(service.Faults(metadata=code)) as toy, pytest.raises(ProveserveError, match=message) as caught:
-        asked.describe(toy.target, service.MODEL)
+        asked.describe(Connection(toy.target), service.MODEL)
     assert not isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_missing_right_is_the_users_to_mend(code):
+    refused = pytest.raises(UserError, match="does not let us ask for model 'toy': no metadata; give a token")
+    with service.running(service.Faults(metadata=code)) as toy, refused:
+        asked.describe(Connection(toy.target), service.MODEL)
 
 
 def test_a_model_that_is_not_served_breaks_the_run():
     with service.running() as toy, pytest.raises(ProveserveError, match="has no model 'other'; publish it"):
-        asked.describe(toy.target, "other")
+        asked.describe(Connection(toy.target), "other")
 
 
 def test_nothing_there_breaks_the_run():
     with service.running() as toy:
         target = toy.target
     with pytest.raises(ProveserveError, match="no service answers at"):
-        asked.describe(target, service.MODEL)
+        asked.describe(Connection(target), service.MODEL)
 
 
 def test_requests_that_the_model_cannot_take_are_the_callers_error():
     payload = pb.ModelInferRequest(model_name="toy").SerializeToString()
     refused = pytest.raises(UserError, match=r"refused the first request, made from rows\.npz: as asked; mend")
     with service.running(service.Faults(error_every=1, error=grpc.StatusCode.INVALID_ARGUMENT)) as toy, refused:
-        asked.try_one(toy.target, payload, "rows.npz", 5.0)
+        asked.try_one(Connection(toy.target), payload, "rows.npz", 5.0)
 
 
 def test_other_failures_are_left_for_the_load_test_to_count():
     payload = pb.ModelInferRequest(model_name="toy").SerializeToString()
     with service.running(service.Faults(error_every=1)) as toy:
-        asked.try_one(toy.target, payload, "rows.npz", 5.0)
+        asked.try_one(Connection(toy.target), payload, "rows.npz", 5.0)
