@@ -67,25 +67,20 @@ def test_code_that_cannot_be_taken_along_is_refused(tmp_path: Path, change: dict
         preprocessing.taken(tmp_path, preprocessing.CODE | change)
 
 
-def test_code_that_makes_something_else_here_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ('VOWELS = set("xyz")\n', r"golden input 1: output 'x' differs"),
+        ("import no_such_package\n", r"cannot be loaded here: .*No module named 'no_such_package'"),
+    ],
+)
+def test_code_that_does_not_do_here_what_it_did_is_refused(tmp_path: Path, code: str, cause: str) -> None:
     record, registry = published(tmp_path)
     changed = tmp_path / "alphabet.py"
-    changed.write_text('VOWELS = set("xyz")\n')
+    changed.write_text(code)
     blobs = tuple(registry.put(changed, blob.name) if blob.name == "alphabet.py" else blob for blob in record.files)
     with (
-        pytest.raises(ArtifactError, match=r"golden input 1: output 'x' differs"),
-        portable.restored(msgspec.structs.replace(record, files=blobs), registry),
-    ):
-        pass
-
-
-def test_code_that_needs_a_package_that_is_missing_is_refused(tmp_path: Path) -> None:
-    record, registry = published(tmp_path)
-    changed = tmp_path / "alphabet.py"
-    changed.write_text("import no_such_package\n")
-    blobs = tuple(registry.put(changed, blob.name) if blob.name == "alphabet.py" else blob for blob in record.files)
-    with (
-        pytest.raises(ArtifactError, match=r"cannot be loaded here: .*No module named 'no_such_package'"),
+        pytest.raises(ArtifactError, match=cause),
         portable.restored(msgspec.structs.replace(record, files=blobs), registry),
     ):
         pass
