@@ -31,11 +31,15 @@ BODY_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_METADATA_BYTES = 16 << 10
 MAX_STREAMS = 10_000
+MAX_PENDING = 100_000
 
 LIMITS = (
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),  # between the two, gRPC refuses at random
     ("grpc.max_concurrent_streams", MAX_STREAMS),  # of one connection; further calls wait in the client
+    # By default gRPC ends calls as CANCELLED, at random, where a thousand wait for the loop; the batchers refuse them with a reason.
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
     ("grpc.keepalive_time_ms", 60_000),  # a peer that is gone is found out, and its streams end
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -4,6 +4,7 @@ import asyncio
 import random
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import grpc
@@ -329,11 +330,13 @@ def test_streams(target: Target, x: np.ndarray, count: int) -> None:
         np.testing.assert_array_equal(codec.read_outputs(call.result())["y"], x + index)
 
 
-def test_no_cross_talk(target: Target, x: np.ndarray) -> None:
-    """Many concurrent calls with distinct inputs, a tenth cancelled: every answer belongs to its call."""
-    total, at_once = 2000, 100
+@pytest.mark.parametrize(
+    ("total", "at_once"), [(2_000, 100), (4_000, 4_000), pytest.param(10_000, 1_000, marks=pytest.mark.slow)]
+)
+def test_no_cross_talk(target: Target, total: int, at_once: int) -> None:
+    """Many concurrent calls with distinct inputs, a tenth cancelled: every answer belongs to its call, and none is lost."""
 
-    async def drive() -> tuple[int, int]:
+    async def drive() -> Counter[str]:
         slots = asyncio.Semaphore(at_once)
         async with grpc.aio.insecure_channel(target.address) as channel:
             stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -347,14 +350,15 @@ def test_no_cross_talk(target: Target, x: np.ndarray) -> None:
                     try:
                         response = await call
                     except asyncio.CancelledError:
-                        assert index % 10 == 0
-                        return "cancelled"
+                        return "cancelled" if index % 10 == 0 else "lost"
+                    except grpc.aio.AioRpcError as error:
+                        return error.code().name
                     np.testing.assert_array_equal(codec.read_outputs(response)["y"], sent)
                     return "answered"
 
-            ends = await asyncio.gather(*(one(index) for index in range(total)))
-            return ends.count("answered"), ends.count("cancelled")
+            return Counter(await asyncio.gather(*(one(index) for index in range(total))))
 
-    answered, cancelled = asyncio.run(drive())
-    assert answered + cancelled == total
-    assert answered >= total * 9 // 10
+    ends = asyncio.run(drive())
+    assert ends.keys() <= {"answered", "cancelled", "RESOURCE_EXHAUSTED"}, ends
+    if at_once <= 100:
+        assert ends["answered"] >= total * 9 // 10

@@ -305,7 +305,8 @@ def test_drain(alone: tuple[Held, Bare]) -> None:
     draining.result(timeout=TIMEOUT_S)
 
 
-def test_state_cleanup(held: Held) -> None:
+@pytest.mark.parametrize("total", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_state_cleanup(held: Held, total: int) -> None:
     """After a mix of answers, cancels, timeouts and errors nothing waits or runs."""
 
     async def drive() -> list[str]:
@@ -329,7 +330,9 @@ def test_state_cleanup(held: Held) -> None:
                 return "OK"
 
             return [
-                end for start in range(0, 1000, 20) for end in await asyncio.gather(*map(one, range(start, start + 20)))
+                end
+                for start in range(0, total, 20)
+                for end in await asyncio.gather(*map(one, range(start, start + 20)))
             ]
 
     ends = asyncio.run(drive())
