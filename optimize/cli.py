@@ -223,13 +223,22 @@ def gc(
 
 @app.command()
 @_reported
-def doctor() -> Exit:
-    """Say what this machine can build, run and measure."""
-    from optimize.diagnosis import diagnose  # noqa: PLC0415
+def doctor(
+    budget: Annotated[
+        Path | None,
+        typer.Option(help="A budgets file whose targets to look at; by default budgets.toml, if it is here."),
+    ] = None,
+) -> Exit:
+    """Say what this machine can build, run and measure, and which hardware the targets of a budgets file ask for."""
+    from optimize import budgets, diagnosis  # noqa: PLC0415
 
-    healthy, lines = diagnose()
+    healthy, lines = diagnosis.diagnose()
     for line in lines:
         typer.echo(line)
+    usual = Path("budgets.toml")
+    if budget is not None or usual.exists():
+        for line in diagnosis.asked(budgets.load(budget or usual)):
+            typer.echo(line)
     return Exit.OK if healthy else Exit.BROKEN
 
 

@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -58,20 +60,28 @@ def describe() -> Machine:
 
 
 def _gpus() -> tuple[str, ...]:
-    """GPUs and their driver as NVML names them; none where its library is not installed or finds none."""
+    """GPUs and their driver."""
+    return _of_each_gpu(lambda nvml, gpu: f"{nvml.nvmlDeviceGetName(gpu)} (driver {nvml.nvmlSystemGetDriverVersion()})")
+
+
+def compute_capabilities() -> tuple[str, ...]:
+    """The CUDA compute capability of each GPU here, such as "89"."""
+    return _of_each_gpu(lambda nvml, gpu: "".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(gpu))))
+
+
+def _of_each_gpu(ask: Callable[[Any, Any], str]) -> tuple[str, ...]:
+    """What NVML says of each GPU; nothing where its library is not installed or finds none."""
     try:
         import pynvml  # noqa: PLC0415 - part of the extra `gpu`
     except ImportError:
         return ()
     try:
         pynvml.nvmlInit()
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        names = [
-            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())
-        ]
+        return tuple(
+            ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())
+        )
     except pynvml.NVMLError:
         return ()
-    return tuple(f"{name} (driver {driver})" for name in names)
 
 
 def tools() -> dict[str, str]:

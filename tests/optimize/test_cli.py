@@ -230,9 +230,21 @@ def test_init_of_what_is_no_model_exits_2_with_one_line(tmp_path: Path, model: s
 
 
 def test_doctor_says_what_is_here() -> None:
-    done = optimize("doctor")
+    done = optimize("doctor", cwd=Path("/"))
     assert done.returncode == 0, done.stdout
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines["platform"] == "linux"
     assert "CPUExecutionProvider" in lines["onnxruntime providers"]
     assert json.dumps(lines)
+
+
+def test_doctor_looks_at_the_targets_of_the_budgets_file_that_is_named_or_here(tmp_path: Path) -> None:
+    declared = 'schema = 1\n[models.net]\nsource = "net.onnx"\nprecisions = ["fp32"]\nsize.mb = 1.0\n'
+    (tmp_path / "budgets.toml").write_text(declared)
+    (tmp_path / "other.toml").write_text(declared.replace("models.net", "models.other"))
+    assert optimize("doctor", cwd=tmp_path).stdout.splitlines()[-1] == "net, cpu: any processor will do"
+    named = optimize("doctor", "--budget", "other.toml", cwd=tmp_path)
+    assert named.stdout.splitlines()[-1] == "other, cpu: any processor will do"
+    missing = optimize("doctor", "--budget", "none.toml", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "none.toml: no such file" in one_line(missing.stderr)
