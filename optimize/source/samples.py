@@ -80,12 +80,11 @@ def _array(value: object, what: str) -> Array:
 
 def _text(array: Array, what: str) -> Array:
     """Strings as `str` objects: bytes are UTF-8, as in ONNX and on the wire."""
-    text = np.empty(array.shape, dtype=object)
     try:
-        text.flat = [entry.decode() if isinstance(entry, bytes) else entry for entry in array.flat]
+        entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in array.flat]
     except UnicodeDecodeError:
         raise SourceError(f"{what} holds bytes that are no UTF-8 text; wanted text, or numbers such as uint8") from None
-    return text
+    return np.array(entries, dtype=object).reshape(array.shape)
 
 
 def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
