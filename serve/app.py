@@ -30,7 +30,7 @@ _MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way tha
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
 _SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
 _LOG = "log"  # a socket, in the folder that goes with the service
-_PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.ArtifactError: (.+)")
+_PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.\w+: (.+)")
 
 
 # Serve tells of its own start as INFO, whatever it is asked for; what goes wrong reaches the user as an error.
