@@ -16,6 +16,7 @@ from optimize.manifest import Manifest
 from optimize.registry import Registry
 from serve import security, tls
 from serve.choices import chosen
+from serve.fitness import crowding
 from serve.interrupt import Interrupts
 from serve.plan import Plan, Route
 from serve.tokens import read as read_tokens
@@ -140,12 +141,10 @@ def check_cores(manifests: Sequence[Manifest], replicas: int, cores: int) -> Non
     Raises:
         UserError: The replicas would share cores, which no measurement covers.
     """
-    threads = max(manifest.artifact.options.threads for manifest in manifests)
-    if replicas > 1 and replicas * threads > cores:
-        raise UserError(
-            f"{replicas} replicas of {threads} threads need {replicas * threads} cores, this machine has {cores}; wanted at most"
-            f" {max(1, cores // threads)} replicas: lower --replicas"
-        )
+    hungriest = max(manifests, key=lambda manifest: manifest.artifact.options.threads)
+    reason = crowding(hungriest, cores, replicas)
+    if reason is not None:
+        raise UserError(reason)
 
 
 def free_ports(host: str, port: int, count: int) -> int:

@@ -8,8 +8,8 @@ DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8")
 model that was judged with them answers otherwise without."""
 
 
-def obstacle(manifest: Manifest, machine: Machine) -> str | None:
-    """Why a version must not be served on a machine, as what was found, what was wanted and the fix; None where it may."""
+def obstacle(manifest: Manifest, machine: Machine, replicas: int = 1) -> str | None:
+    """Why so many replicas on a machine must not serve a version: what was found, what was wanted, the fix; None where they may."""
     version = f"{manifest.model} version {manifest.version}"
     artifact = manifest.artifact
     if artifact.format != "onnx":
@@ -26,7 +26,18 @@ def obstacle(manifest: Manifest, machine: Machine) -> str | None:
             " sums would saturate; wanted a processor that has it, or a version exported here: run `optimize export` on this"
             " machine, or promote an fp32 version"
         )
-    return None
+    return crowding(manifest, machine.cores, replicas)
+
+
+def crowding(manifest: Manifest, cores: int, replicas: int) -> str | None:
+    """Why so many replicas have not the cores for a version's threads, which no measurement shared; None where they have."""
+    threads = manifest.artifact.options.threads
+    if replicas == 1 or replicas * threads <= cores:
+        return None
+    return (
+        f"{replicas} replicas of {threads} threads need {replicas * threads} cores, this machine has {cores}; wanted at most"
+        f" {max(1, cores // threads)} replicas: lower --replicas"
+    )
 
 
 def _is_int8(manifest: Manifest) -> bool:

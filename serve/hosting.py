@@ -82,10 +82,13 @@ async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> A
         max_queue_rows=QUEUED_BATCHES * signature.max_batch,
         default_timeout_s=DEFAULT_TIMEOUT_S,
     )
-    with contextlib.ExitStack() as stack:
-        proved = await asyncio.to_thread(_prove, registry, manifest, session_count(manifest, replicas), stack)
+    stack = contextlib.ExitStack()
+    try:
+        proved = await asyncio.to_thread(_prove, registry, manifest, replicas, stack)
         async with Batcher(proved.sessions, signature, Curve(manifest.curve), options) as batcher:
             yield Hosted(manifest, batcher, proved.measured_here, proved.probe, proved.raw)
+    finally:
+        await asyncio.to_thread(stack.close)
 
 
 def session_count(manifest: Manifest, replicas: int) -> int:
@@ -105,15 +108,15 @@ class _Proved(NamedTuple):
             session.run(self.golden_inputs)
 
 
-def _prove(registry: Registry, manifest: Manifest, count: int, stack: contextlib.ExitStack) -> _Proved:
+def _prove(registry: Registry, manifest: Manifest, replicas: int, stack: contextlib.ExitStack) -> _Proved:
     """Sessions over checked files, which gave the golden answers and have run the largest batch; `stack` closes them."""
     here = describe()
-    reason = obstacle(manifest, here)
+    reason = obstacle(manifest, here, replicas)
     if reason is not None:
         raise ArtifactError(reason)
     path = registry.model_file(manifest)
     answers = registry.blob(manifest.golden.blob)
-    sessions = stack.enter_context(instances(path, manifest.artifact.options, count))
+    sessions = stack.enter_context(instances(path, manifest.artifact.options, session_count(manifest, replicas)))
     inputs, _ = golden.load(answers, manifest.golden)[0]
     for session in dict.fromkeys(sessions):
         golden.replay(session, answers, manifest.golden)

@@ -121,7 +121,9 @@ def _of_versions(hosted: Sequence[Hosted]) -> Iterator[Metric]:
     build.add_metric((), {"release": importlib.metadata.version("proveserve")})
     info = InfoMetricFamily("proveserve_model", "The versions that are served.", labels=_OF_MODEL)
     for one in hosted:
-        info.add_metric(_labels(one), {"candidate": one.manifest.candidate, "digest": one.manifest.digest})
+        measured = "here" if one.measured_here else "elsewhere"
+        described = {"candidate": one.manifest.candidate, "digest": one.manifest.digest, "measured": measured}
+        info.add_metric(_labels(one), described)
     yield from (build, info)
 
 

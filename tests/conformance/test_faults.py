@@ -2,8 +2,10 @@
 
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -124,14 +126,33 @@ def test_another_version_takes_over_without_a_failed_call(
 def test_a_killed_replica_is_replaced_at_the_same_address(pair: Served) -> None:
     first, second = addresses(pair)
     assert int(second.rsplit(":", 1)[1]) == int(first.rsplit(":", 1)[1]) + 1
-    with under_load([first, second], "scaled") as load:
-        killed = time.monotonic()
-        replicas(pair)[0].kill()
-        wait_failing(load)
-        wait_whole(load, pair, killed)
+    with (
+        ThreadPoolExecutor() as pool,
+        under_load([first, second], "scaled") as load,
+    ):
+        killed, healed = time.monotonic(), threading.Event()
+        patient = [pool.submit(call_patiently, address, healed) for address in (first, second)]
+        try:
+            replicas(pair)[0].kill()
+            wait_failing(load)
+            wait_whole(load, pair, killed)
+        finally:
+            healed.set()
+        assert all(calls.result() > 0 for calls in patient)
     assert load.codes().keys() == {"OK", "UNAVAILABLE"}
     assert len({call.address for call in load.ended if call.code != "OK"}) == 1
     assert load.versions() == {("1", 1.0)}
+
+
+def call_patiently(address: str, healed: threading.Event) -> int:
+    """Call until the service is healed, again where a call is refused for now; the number of calls, all of which were answered."""
+    calls = 0
+    with Client(address, timeout_s=WHOLE_AGAIN_S, max_attempts=1_000) as client:
+        while not healed.is_set() or not calls:
+            outputs = client.infer("scaled", {"x": np.ones((1, 4), np.float32)}).outputs
+            np.testing.assert_array_equal(outputs["y"], np.ones((1, 4), np.float32))
+            calls += 1
+    return calls
 
 
 @pytest.mark.slow

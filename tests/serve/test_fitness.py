@@ -35,6 +35,16 @@ def test_what_was_measured_without_them_needs_none(manifest: Manifest) -> None:
     assert obstacle(int8(msgspec.structs.replace(manifest, machine=PLAIN)), PLAIN) is None
 
 
+def test_more_threads_than_the_replicas_have_cores_for_are_refused(manifest: Manifest) -> None:
+    options = msgspec.structs.replace(manifest.artifact.options, threads=2)
+    wide = msgspec.structs.replace(manifest, artifact=msgspec.structs.replace(manifest.artifact, options=options))
+    assert obstacle(wide, VNNI, replicas=1) is None
+    assert obstacle(manifest, VNNI, replicas=2) is None
+    reason = obstacle(wide, VNNI, replicas=2)
+    assert reason is not None
+    assert reason.startswith("2 replicas of 2 threads need 4 cores, this machine has 2; wanted at most 1 replicas")
+
+
 def test_an_engine_is_refused_with_the_gpus_it_was_built_for(manifest: Manifest) -> None:
     artifact = msgspec.structs.replace(manifest.artifact, format="tensorrt-rtx")
     budgets = msgspec.structs.replace(manifest.budgets, compute_capabilities=("86", "89"))
