@@ -42,6 +42,7 @@ def test_versions_promote_rollback_and_gc(published: str) -> None:
         return [line.split()[0] for line in lines if line.endswith("current")]
 
     assert current() == ["2"]
+    assert optimize("versions", "net", "--registry", published).stderr == ""
     assert optimize("rollback", "net", "--registry", published).stdout == "net: version 1 is current\n"
     assert current() == ["1"]
     assert optimize("promote", "net", 2, "--registry", published).stdout == "net: version 2 is current\n"
@@ -103,11 +104,17 @@ def test_score_with_a_model_from_a_bucket(published: str, s3: Store, tmp_path: P
     assert len(s3.requests(f"GET .*{digest}")) == 1
 
 
-def test_service_answers_with_a_model_from_a_bucket(published: str, tmp_path: Path) -> None:
+def test_service_follows_the_current_version_in_a_bucket(published: str, tmp_path: Path) -> None:
     command = [str(OPTIMIZE), "serve", "--registry", published, "--port", "0"]
     with started(command, tmp_path, 1) as service, Client(service.address) as client:
-        prediction = client.infer("net", {"x": np.ones((1, 4), np.float32)}, timeout_s=30)
-        assert (prediction.version, prediction.outputs["y"].tolist()) == ("2", [[3.0] * 4])
+
+        def answer() -> tuple[str, float]:
+            prediction = client.infer("net", {"x": np.ones((1, 4), np.float32)}, timeout_s=30)
+            return prediction.version, float(prediction.outputs["y"][0, 0])
+
+        assert answer() == ("2", 3.0)
+        optimize("rollback", "net", "--registry", published)
+        exporting.wait_for(lambda: answer() == ("1", 2.0))
         assert service.stop() == 0
 
 
