@@ -95,10 +95,11 @@ def export(
     results = pipeline.export(budget, options, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
-    for path in reporting.write(reporting.Findings(tuple(results)), report_to) if report_to else ():
+    findings = reporting.of_run(budget, results)
+    for path in reporting.write(findings, report_to) if report_to else ():
         typer.echo(f"wrote {path}", err=True)
     if as_json:
-        typer.echo(report.as_json(results))
+        typer.echo(reporting.document(findings))
     return selection.worst(result.exit for result in results)
 
 
@@ -111,14 +112,14 @@ def validate(
     as_json: JsonOption = False,
 ) -> Exit:
     """Judge a published version again, on this machine."""
-    from optimize import pipeline, report, selection  # noqa: PLC0415
+    from optimize import pipeline, report, reporting, selection  # noqa: PLC0415
     from optimize.progress import shown  # noqa: PLC0415
 
     results = pipeline.validate(budget, pipeline.Options(tuple(model or ())), version, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
     if as_json:
-        typer.echo(report.as_json(results))
+        typer.echo(reporting.document(reporting.of_run(budget, results)))
     return selection.worst(result.exit for result in results)
 
 

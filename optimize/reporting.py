@@ -11,17 +11,22 @@ from optimize import report
 from optimize.errors import Exit, UserError
 from optimize.manifest import Manifest, Result, Winner
 from optimize.registry import Registry, location
+from optimize.report import Served
 
 Format = Literal["html", "md", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Findings(Struct, frozen=True):
-    """What is to be reported: the results that are there, who of them was judged by other budgets, and who was never exported."""
+    """What is to be reported: the results that are there, who of them was judged by other budgets, and who was never exported.
+
+    `served` has what the registry knows of the versions that the results published, by model.
+    """
 
     results: tuple[Result, ...]
     stale: frozenset[str] = frozenset()
     absent: tuple[str, ...] = ()
+    served: dict[str, Served] = {}
 
 
 def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
@@ -40,7 +45,22 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
     if absent and (models or not results):
         raise UserError(f"{', '.join(absent)}: never exported to {registry.place}; run `optimize export` first")
     stale = frozenset(result.name for result in results if result.budgets != budgets.models[result.name])
-    return Findings(results, stale, absent)
+    return Findings(results, stale, absent, _served(registry, results))
+
+
+def of_run(budgets_path: Path, results: Sequence[Result]) -> Findings:
+    """The results of a run that has just ended.
+
+    Raises:
+        ArtifactError: A manifest is damaged.
+    """
+    registry = Registry(location(budgets_path, budgeting.load(budgets_path)))
+    return Findings(tuple(results), served=_served(registry, results))
+
+
+def document(findings: Findings) -> str:
+    """The JSON document of `--json` and report.json."""
+    return report.as_json(findings.results, served=findings.served)
 
 
 def write(findings: Findings, folder: Path, formats: Sequence[Format] = FORMATS) -> list[Path]:
@@ -71,12 +91,25 @@ def write(findings: Findings, folder: Path, formats: Sequence[Format] = FORMATS)
 
 def _text(findings: Findings, kind: Format) -> str:
     if kind == "json":
-        return report.as_json(findings.results) + "\n"
+        return document(findings) + "\n"
+    results, stale, absent, served = findings.results, findings.stale, findings.absent, findings.served
     if kind == "md":
-        return report.as_markdown(findings.results, stale=findings.stale, absent=findings.absent)
+        return report.as_markdown(results, stale=stale, absent=absent, served=served)
     from optimize.report.page import as_html  # noqa: PLC0415 - the plotting library, which the other formats do without
 
-    return as_html(findings.results, stale=findings.stale, absent=findings.absent)
+    return as_html(results, stale=stale, absent=absent, served=served)
+
+
+def _served(registry: Registry, results: Sequence[Result]) -> dict[str, Served]:
+    """What is known of the version of each winner; nothing of one whose manifest is not there any more."""
+    found = {}
+    for result in results:
+        version = result.winner.version if result.winner else None
+        if version is not None and version in registry.versions(result.name):
+            manifest = registry.load(result.name, version)
+            judged = tuple(registry.judgements(result.name, version))
+            found[result.name] = Served(manifest.online, manifest.bulk, judged)
+    return found
 
 
 def _result(registry: Registry, name: str) -> Result | None:

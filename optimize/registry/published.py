@@ -1,5 +1,6 @@
 """The rules of a registry, whatever holds its files: numbering, publishing, going back, collecting."""
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from optimize.budgets import Budgets
 from optimize.errors import ArtifactError, Exit, UserError
 from optimize.manifest import Blob, Machine, Manifest, Result, decode, decode_result, digest_of, encode
 from optimize.registry.folder import Folder
-from optimize.registry.store import BLOBS, Store
+from optimize.registry.store import BLOBS, Entry, Store
 
 _MODELS, _REPORTS = "models", "reports"
 _VERSION = re.compile(rf"{_MODELS}/([^/]+)/([1-9][0-9]*)/manifest\.json")
@@ -200,6 +201,19 @@ class Registry:
             raise ArtifactError(f"{result.name}: the judgement names no machine; judge the version again")
         self._store.write(_judgement_key(result.name, version, result.machine), encode(result))
 
+    def judgements(self, model: str, version: int) -> list[Result]:
+        """What `optimize validate` found of a version, one result a machine, the latest first.
+
+        What another release wrote counts as none: its verdicts may rest on other rules.
+        """
+        found = []
+        for key in (entry.key for entry in self._store.entries(f"{_MODELS}/{model}/{version}") if _is_judgement(entry)):
+            data = self._store.read(key)
+            if data is not None:
+                with contextlib.suppress(ArtifactError):
+                    found.append(decode_result(data, self._store.at(key)))
+        return sorted(found, key=lambda result: result.created, reverse=True)
+
     def measured_on(self, manifest: Manifest, machine: Machine) -> bool:
         """Whether a version was measured on a machine like this one: where it was exported, or where it was validated since."""
         if manifest.machine.kind == machine.kind:
@@ -236,6 +250,10 @@ def _manifest_key(model: str, version: int) -> str:
 
 def _judgement_key(model: str, version: int, machine: Machine) -> str:
     return f"{_MODELS}/{model}/{version}/validated-{machine.kind}.json"
+
+
+def _is_judgement(entry: Entry) -> bool:
+    return entry.name.startswith("validated-") and entry.name.endswith(".json")
 
 
 def _result_key(model: str) -> str:

@@ -1,5 +1,6 @@
 """Pure: what an export found, told in several ways.
 
+    served      how a published version is to be run, and what it was found to keep on other machines
     document    the JSON document of `--json`
     terminal    lines for a terminal
     markdown    a summary for CI
@@ -10,6 +11,7 @@ All of them start from `account`, which holds what is said of a result, and `wor
 
 from optimize.report.document import as_json
 from optimize.report.markdown import as_markdown
+from optimize.report.served import Served
 from optimize.report.terminal import as_lines
 
-__all__ = ["as_json", "as_lines", "as_markdown"]
+__all__ = ["Served", "as_json", "as_lines", "as_markdown"]

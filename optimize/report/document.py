@@ -1,23 +1,24 @@
 """The JSON document of `--json` and report.json; its keys are documented in docs/export.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from optimize.manifest import Result, Trial
+from optimize.report.account import SOURCE
+from optimize.report.served import NOBODY, Served
 
 _VERDICT_FIELDS = ("budget", "limit", "observed", "low", "high", "n", "verdict")
 
 
-def as_json(results: Sequence[Result]) -> str:
-    """The outcome of every model, its candidates and their verdicts."""
-    return msgspec.json.format(
-        msgspec.json.encode({"models": [_model(result) for result in results]}), indent=2
-    ).decode()
+def as_json(results: Sequence[Result], *, served: Mapping[str, Served] = NOBODY) -> str:
+    """The outcome of every model, its candidates and their verdicts; `served` has what is known of published versions, by model."""
+    models = [_model(result, served.get(result.name, Served())) for result in results]
+    return msgspec.json.format(msgspec.json.encode({"models": models}), indent=2).decode()
 
 
-def _model(result: Result) -> dict[str, Any]:
+def _model(result: Result, served: Served) -> dict[str, Any]:
     return {
         "name": result.name,
         "exit": result.exit,
@@ -25,6 +26,20 @@ def _model(result: Result) -> dict[str, Any]:
         "reason": result.reason,
         "winner": result.winner,
         "candidates": [_candidate(trial) for trial in result.candidates],
+        "operating_points": {"online": served.online, "bulk": served.bulk},
+        "judgements": [_judgement(found) for found in served.judgements],
+    }
+
+
+def _judgement(found: Result) -> dict[str, Any]:
+    """What one machine found of the published version, which is the only candidate there beside the source."""
+    judged = next((trial for trial in found.candidates if trial.precision != SOURCE), None)
+    return {
+        "machine": found.machine,
+        "created": found.created,
+        "exit": found.exit,
+        "reason": found.reason,
+        "verdicts": _verdicts(judged) if judged else [],
     }
 
 
@@ -35,5 +50,9 @@ def _candidate(trial: Trial) -> dict[str, Any]:
         "runtime": trial.runtime,
         "status": trial.status,
         "reason": trial.reason,
-        "verdicts": [{field: getattr(verdict, field) for field in _VERDICT_FIELDS} for verdict in trial.verdicts],
+        "verdicts": _verdicts(trial),
     }
+
+
+def _verdicts(trial: Trial) -> list[dict[str, Any]]:
+    return [{field: getattr(verdict, field) for field in _VERDICT_FIELDS} for verdict in trial.verdicts]

@@ -1,17 +1,28 @@
 """The report as Markdown, for the summary of a CI run: the verdict first, then the figures behind it."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from optimize.manifest import Result
-from optimize.report.account import Account, Standing, account, reused, summary
+from optimize.report.account import Account, Row, Standing, account, reused, summary
+from optimize.report.served import NOBODY, Served, judgements, layouts
 from optimize.report.wording import NONE, asked, moment, number, plain, title
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$&])")
 
 
-def as_markdown(results: Sequence[Result], *, stale: frozenset[str] = frozenset(), absent: Sequence[str] = ()) -> str:
-    """All results; `stale` names the models whose budgets have changed since, `absent` those that were never exported."""
+def as_markdown(
+    results: Sequence[Result],
+    *,
+    stale: frozenset[str] = frozenset(),
+    absent: Sequence[str] = (),
+    served: Mapping[str, Served] = NOBODY,
+) -> str:
+    """All results.
+
+    `stale` names the models whose budgets have changed since, `absent` those that were never exported; `served` has what is known
+    of published versions, by model.
+    """
     lines = [f"# {_text(summary(tuple(results)))}", ""]
     if len(results) > 1:
         rows = [
@@ -21,11 +32,11 @@ def as_markdown(results: Sequence[Result], *, stale: frozenset[str] = frozenset(
     if absent:
         lines += [f"Declared, but never exported: {_text(', '.join(absent))}.", ""]
     for result in results:
-        lines += _model(account(result, stale=result.name in stale))
+        lines += _model(account(result, stale=result.name in stale), served.get(result.name))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _model(told: Account) -> list[str]:
+def _model(told: Account, served: Served | None) -> list[str]:
     result = told.result
     lines = [f"## {_text(result.name)}", ""]
     for warning in told.warnings:
@@ -41,7 +52,40 @@ def _model(told: Account) -> list[str]:
         lines += [f"### {told.losers_title}", ""]
         lines += [_loser(standing) for standing in told.losers]
         lines += [""]
-    return [*lines, *_run(result)]
+    return [*lines, *_served(told, served), *_run(result)]
+
+
+def _served(told: Account, served: Served | None) -> list[str]:
+    lines = []
+    if points := layouts(served):
+        points_heads = (
+            "For",
+            "Sessions",
+            "Rows a call",
+            "Rows a second",
+            "p50 of a call",
+            "p95 of a call",
+            "Calls timed",
+        )
+        rows = [(p.use, p.sessions, p.batch, p.rows_per_s, p.p50, p.p95, p.n) for p in points]
+        lines += ["### Operating points", "", *_table(points_heads, rows), ""]
+    if judged := judgements(told.result, served):
+        heads = ("Machine", "Judged", "Outcome", *(title(limit.key) for limit in told.limits))
+        cells = [
+            (
+                _text(found.machine),
+                _text(moment(found.created)),
+                _text(": ".join(filter(None, (found.outcome, found.detail)))),
+                *(_cell(found.rows.get(limit.key)) for limit in told.limits),
+            )
+            for found in judged
+        ]
+        lines += ["### Judged by `optimize validate`", "", *_table(heads, cells), ""]
+    return lines
+
+
+def _cell(row: Row | None) -> str:
+    return " ".join(filter(None, (row.observed, row.outcome))) if row else NONE
 
 
 def _winner(standing: Standing) -> list[str]:
@@ -55,7 +99,7 @@ def _matrix(told: Account) -> list[str]:
         (
             _text(standing.trial.name),
             standing.trial.status,
-            *(" ".join(filter(None, (row.observed, row.outcome))) for row in standing.held),
+            *map(_cell, standing.held),
         )
         for standing in told.standings
     ]
@@ -74,7 +118,7 @@ def _run(result: Result) -> list[str]:
     if result.tools:
         facts.append("with " + _text(", ".join(f"{name} {version}" for name, version in result.tools.items())))
     if result.created:
-        facts.append(f"finished {moment(result.created)}")
+        facts.append(f"finished {_text(moment(result.created))}")
     if result.stages:
         facts.append(reused(result.stages))
     return [f"{', '.join(facts)}.", ""] if facts else []

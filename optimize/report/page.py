@@ -3,7 +3,7 @@
 Jinja escapes whatever the templates print; only the style sheet and the charts, which Vega escapes, go in as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jinja2
 from markupsafe import Markup
@@ -13,6 +13,7 @@ from optimize.manifest import Result
 from optimize.report.account import Account, account, reused, summary, tone_of
 from optimize.report.charts import figures
 from optimize.report.charts.figure import Figure
+from optimize.report.served import NOBODY, Judgement, Layout, Served, judgements, layouts
 from optimize.report.wording import NONE, asked, moment, number, printable, title
 
 MOST_CLASSES = 10
@@ -31,14 +32,23 @@ class Section(Struct, frozen=True):
 
     account: Account
     figures: tuple[Drawn, ...]
+    layouts: tuple[Layout, ...]
+    judgements: tuple[Judgement, ...]
 
 
-def as_html(results: Sequence[Result], *, stale: frozenset[str] = frozenset(), absent: Sequence[str] = ()) -> str:
+def as_html(
+    results: Sequence[Result],
+    *,
+    stale: frozenset[str] = frozenset(),
+    absent: Sequence[str] = (),
+    served: Mapping[str, Served] = NOBODY,
+) -> str:
     """The page of all results.
 
-    `stale` names the models whose budgets have changed since, `absent` those that were never exported.
+    `stale` names the models whose budgets have changed since, `absent` those that were never exported; `served` has what is known
+    of published versions, by model.
     """
-    sections = tuple(_section(result, stale=result.name in stale) for result in results)
+    sections = tuple(_section(result, served.get(result.name), stale=result.name in stale) for result in results)
     return (
         _environment()
         .get_template("page.html.j2")
@@ -52,10 +62,10 @@ def as_html(results: Sequence[Result], *, stale: frozenset[str] = frozenset(), a
     )
 
 
-def _section(result: Result, *, stale: bool) -> Section:
+def _section(result: Result, served: Served | None, *, stale: bool) -> Section:
     # Vega's output alone is trusted as markup: it is built from numbers and from text that Vega escapes.
     drawn = tuple(Drawn(figure, Markup(figure.svg())) for figure in figures(result))  # noqa: S704
-    return Section(account(result, stale=stale), drawn)
+    return Section(account(result, stale=stale), drawn, layouts(served), judgements(result, served))
 
 
 def _environment() -> jinja2.Environment:

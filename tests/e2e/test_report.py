@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from optimize.budgets import load
+from optimize.manifest import encode
 from optimize.registry import Registry
 from tests.e2e.chromium import Browser, chromium
 from tests.optimize.report import results
+from tests.published import identity, publish
 
 COMMAND = [str(Path(sys.executable).with_name("optimize")), "report"]
 BUDGETS = """
@@ -31,6 +33,8 @@ size = { mb = 40.0 }
 SECTIONS = [
     "Candidates against budgets",
     "Why the others lost",
+    "Operating points",
+    "Judged by optimize validate",
     "Charts",
     "Evidence",
     "Answers that changed",
@@ -55,6 +59,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "budgets.toml").write_text(BUDGETS)
     registry = Registry(folder / "store")
     registry.keep(results.won())
+    # The winner is version 3; what it is made of does not matter here.
+    for _ in range(3):
+        manifest = publish(folder / "store", "sentiment", identity(), folder)
+    served = results.served()
+    told = msgspec.structs.replace(manifest, online=served.online, bulk=served.bulk)
+    Path(registry.manifest_path("sentiment", 3)).write_bytes(encode(told))
+    for judged in served.judgements[:2]:
+        registry.keep_judgement(3, judged)
     declared = load(folder / "budgets.toml").models["close"]
     registry.keep(msgspec.structs.replace(results.inconclusive(), budgets=declared))
     return folder

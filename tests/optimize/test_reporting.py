@@ -6,6 +6,7 @@ import pytest
 
 from optimize import reporting
 from optimize.errors import ArtifactError, BudgetsError, UserError
+from optimize.manifest import Machine, encode
 from optimize.registry import Registry
 from optimize.reporting import Findings
 from tests.optimize.report import results
@@ -152,3 +153,35 @@ def test_half_written_report_never_takes_the_place_of_a_whole_one(
         reporting.write(Findings((results.broken(),)), tmp_path, ("md",))
     assert path.read_text() == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+def validated(budgets: Path, machine: Machine, created: str) -> None:
+    judged = msgspec.structs.replace(results.won(), name="identity", machine=machine, created=created)
+    Registry(budgets.parent / "store").keep_judgement(1, judged)
+
+
+def test_published_version_brings_its_operating_points_and_judgements(budgets: Path) -> None:
+    manifest = publish(budgets.parent / "store", "identity", identity(), budgets.parent)
+    path = budgets.parent / "store" / "models" / "identity" / "1" / "manifest.json"
+    path.write_bytes(encode(msgspec.structs.replace(manifest, online=results.ONLINE)))
+    for index, created in enumerate(("2026-02-02T00:00:00+00:00", "2026-03-03T00:00:00+00:00")):
+        validated(budgets, Machine(f"processor {index}", 4, 8_000, ()), created)
+    served = reporting.collect(budgets, ("identity",)).served["identity"]
+    assert (served.online, served.bulk) == (results.ONLINE, None)
+    assert [judged.machine.cpu for judged in served.judgements if judged.machine] == ["processor 1", "processor 0"]
+    assert reporting.of_run(budgets, reporting.collect(budgets, ("identity",)).results).served["identity"] == served
+    text = reporting.document(reporting.collect(budgets, ("identity",)))
+    assert json.loads(text)["models"][0]["judgements"][0]["machine"]["cpu"] == "processor 1"
+
+
+def test_judgement_of_another_release_counts_as_none(budgets: Path) -> None:
+    publish(budgets.parent / "store", "identity", identity(), budgets.parent)
+    validated(budgets, Machine("a processor", 4, 8_000, ()), "2026-02-02T00:00:00+00:00")
+    (path,) = (budgets.parent / "store" / "models" / "identity" / "1").glob("validated-*.json")
+    path.write_text('{"rules": "of another release"}')
+    assert reporting.collect(budgets, ("identity",)).served["identity"].judgements == ()
+
+
+def test_winner_whose_manifest_is_gone_is_reported_all_the_same(budgets: Path) -> None:
+    keep(budgets, "identity")
+    assert reporting.collect(budgets, ("identity",)).served == {}

@@ -21,13 +21,17 @@ from optimize.manifest import (
     Histogram,
     Machine,
     Measurement,
+    OperatingPoint,
     Result,
     StageTime,
     Trial,
     Verdict,
     Winner,
 )
+from optimize.report import Served
 
+ONLINE = OperatingPoint(1, 2, 8, 312.4, 51.2, 60.7, 40)
+BULK = OperatingPoint(2, 1, 32, 1340.0, 23.9, 29.0, 64)
 MACHINE = Machine("A processor", 2, 16_000, ("avx2", "avx512_vnni"), ())
 TOOLS = {"proveserve": "0.1.0", "onnxruntime": "1.31.1", "torch": "2.13.0"}
 BUDGETS = ModelBudgets(
@@ -315,3 +319,30 @@ def hostile() -> Result:
         machine=Machine(attack, 2, 100, (attack,), (attack,)),
         tools={attack: attack},
     )
+
+
+def served() -> Served:
+    """The version that :func:`won` published: it keeps its budgets on a server, not on a small machine, and one run broke."""
+    small = Machine("A small processor", 1, 2_000, ("avx2",))
+    server = Machine("A server processor", 64, 256_000, ("avx512_vnni", "amx_int8"), ("NVIDIA L4 (driver 570.1)",))
+    name = "int8-dynamic@onnxruntime-cpu"
+    kept = trial(name, "winner", observed=figures(0.0004, 0.972, 6.0, 660, 23.1, 2.9))
+    slow = trial(name, "over-budget", "too slow", observed=figures(0.0004, 0.972, 81.0, 652, 23.1, 1.2))
+    return Served(
+        ONLINE,
+        BULK,
+        (
+            result("sentiment", source(), kept, machine=server, created="2026-03-02T03:04:05+00:00"),
+            result("sentiment", source(), slow, machine=small, created="2026-02-02T03:04:05+00:00"),
+            result(
+                "sentiment", exit_code=4, machine=small, created="2026-01-09T03:04:05+00:00", reason="the disk is full"
+            ),
+        ),
+    )
+
+
+def hostile_served() -> Served:
+    """Judged on a machine whose every name is an attack."""
+    evil = Machine(HOSTILE, 2, 100, (HOSTILE,), (HOSTILE,))
+    judged = result(HOSTILE, trial(f"fp32@{HOSTILE}", "failed", HOSTILE), machine=evil, created=HOSTILE)
+    return Served(ONLINE, BULK, (judged,))

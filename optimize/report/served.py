@@ -1,0 +1,99 @@
+"""What is told of a published version beyond its export: how it is to be run, and what it was found to keep elsewhere."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from optimize.errors import Exit
+from optimize.manifest import Machine, OperatingPoint, Result
+from optimize.report.account import SOURCE, Row, Tone, account
+from optimize.report.wording import number, plain, quantity
+
+JUDGED_OTHERWISE = "by other budgets"
+_OUTCOMES: dict[Exit, tuple[str, Tone]] = {
+    Exit.OK: ("keeps every budget", "good"),
+    Exit.OVER_BUDGET: ("over budget", "bad"),
+    Exit.INCONCLUSIVE: ("undecided", "open"),
+}
+
+
+class Served(Struct, frozen=True):
+    """A published version: its operating points, and what `optimize validate` found of it, the latest first."""
+
+    online: OperatingPoint | None = None
+    bulk: OperatingPoint | None = None
+    judgements: tuple[Result, ...] = ()
+
+
+NOBODY: Mapping[str, Served] = MappingProxyType({})
+"""Where no published version is known, by model."""
+
+
+class Layout(Struct, frozen=True):
+    """An operating point in words."""
+
+    use: str
+    sessions: str
+    batch: str
+    rows_per_s: str
+    p50: str
+    p95: str
+    n: str
+
+
+class Judgement(Struct, frozen=True):
+    """What one machine found of a version, in words; `detail` says why where it is not kept."""
+
+    machine: str
+    created: str
+    outcome: str
+    tone: Tone
+    detail: str
+    rows: Mapping[str, Row]
+
+
+def layouts(served: Served | None) -> tuple[Layout, ...]:
+    """The operating points of a version."""
+    uses = [("single requests", served.online), ("bulk", served.bulk)] if served else []
+    return tuple(_layout(use, point) for use, point in uses if point is not None)
+
+
+def _layout(use: str, point: OperatingPoint) -> Layout:
+    threads = "1 thread" if point.threads == 1 else f"{point.threads} threads"
+    return Layout(
+        use=use,
+        sessions=f"{point.instances} of {threads}",
+        batch=number(point.batch),
+        rows_per_s=number(point.rows_per_s),
+        p50=quantity("latency.p50_ms", point.p50_ms),
+        p95=quantity("latency.p95_ms", point.p95_ms),
+        n=f"{point.n:,}",
+    )
+
+
+def judgements(result: Result, served: Served | None) -> tuple[Judgement, ...]:
+    """What every machine found of the version that a result published."""
+    return tuple(_judgement(found, result) for found in (served.judgements if served else ()))
+
+
+def _judgement(found: Result, result: Result) -> Judgement:
+    standing = next((s for s in account(found).standings if s.trial.precision != SOURCE), None)
+    outcome, tone = _OUTCOMES.get(Exit(found.exit), ("could not be judged", "bad"))
+    why = standing.why if standing else (plain(found.reason),)
+    return Judgement(
+        machine=machine(found.machine),
+        created=found.created,
+        outcome=outcome if found.budgets == result.budgets else f"{outcome}, {JUDGED_OTHERWISE}",
+        tone=tone,
+        detail="" if found.exit == Exit.OK else "; ".join(why),
+        rows={row.key: row for row in standing.held} if standing else {},
+    )
+
+
+def machine(found: Machine | None) -> str:
+    """Processor, cores and GPUs."""
+    if found is None:
+        return "a machine that was not named"
+    cores = "1 core" if found.cores == 1 else f"{found.cores} cores"
+    return plain(", ".join((found.cpu, cores, *found.devices)))
