@@ -35,8 +35,12 @@ class Versions:
         Raises:
             ArtifactError: A version cannot be served as it was published.
         """
-        for follower in self._followers:
-            await follower.load()
+        try:
+            for follower in self._followers:
+                await follower.load()
+        except ProveserveError as error:
+            tell("replica cannot start", logging.ERROR, reason=str(error))  # Ray Serve tries again
+            raise
         self._tasks = [asyncio.create_task(one.follow()) for one in self._followers if one.choice.follows]
 
     async def stop(self) -> None:

@@ -237,6 +237,16 @@ def test_a_service_does_not_start_with_a_refused_version(registry: Registry, tmp
         following(registry, story, Choice("double", 2))
 
 
+def test_why_a_replica_cannot_start_is_in_the_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        await Versions(Models(["double"]), registry, [Choice("double", 7, follows=False)], 1).load()
+
+    with caplog.at_level(logging.INFO, logger="serve"), pytest.raises(ArtifactError):
+        asyncio.run(run())
+    (line,) = (record for record in caplog.records if record.message == "replica cannot start")
+    assert "no version 7" in line.fields["reason"]
+
+
 def test_a_named_version_is_not_followed(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "POLL_S", 0.01)
 
