@@ -8,6 +8,7 @@ from optimize.report.account import Account, Row, Standing, account, reused, sum
 from optimize.report.served import NOBODY, Served, judgements, layouts
 from optimize.report.wording import NONE, asked, moment, number, plain, title
 
+_POINT_HEADS = ("For", "Sessions", "Rows a call", "Rows a second", "p50 of a call", "p95 of a call", "Calls timed")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$&])")
 
 
@@ -58,29 +59,22 @@ def _model(told: Account, served: Served | None) -> list[str]:
 def _served(told: Account, served: Served | None) -> list[str]:
     lines = []
     if points := layouts(served):
-        points_heads = (
-            "For",
-            "Sessions",
-            "Rows a call",
-            "Rows a second",
-            "p50 of a call",
-            "p95 of a call",
-            "Calls timed",
-        )
         rows = [(p.use, p.sessions, p.batch, p.rows_per_s, p.p50, p.p95, p.n) for p in points]
-        lines += ["### Operating points", "", *_table(points_heads, rows), ""]
+        lines += ["### Operating points", "", *_table(_POINT_HEADS, rows), ""]
     if judged := judgements(told.result, served):
         heads = ("Machine", "Judged", "Outcome", *(title(limit.key) for limit in told.limits))
         cells = [
             (
                 _text(found.machine),
                 _text(moment(found.created)),
-                _text(": ".join(filter(None, (found.outcome, found.detail)))),
+                _text(found.outcome),
                 *(_cell(found.rows.get(limit.key)) for limit in told.limits),
             )
             for found in judged
         ]
         lines += ["### Judged by `optimize validate`", "", *_table(heads, cells), ""]
+        lost = [found for found in judged if found.why]
+        lines += [f"- **{_text(found.machine)}**: {_text('; '.join(found.why))}" for found in lost] + [""] * bool(lost)
     return lines
 
 

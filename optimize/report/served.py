@@ -43,13 +43,13 @@ class Layout(Struct, frozen=True):
 
 
 class Judgement(Struct, frozen=True):
-    """What one machine found of a version, in words; `detail` says why where it is not kept."""
+    """What one machine found of a version, in words; `why` says what the version lost there."""
 
     machine: str
     created: str
     outcome: str
     tone: Tone
-    detail: str
+    why: tuple[str, ...]
     rows: Mapping[str, Row]
 
 
@@ -86,7 +86,7 @@ def _judgement(found: Result, result: Result) -> Judgement:
         created=found.created,
         outcome=outcome if found.budgets == result.budgets else f"{outcome}, {JUDGED_OTHERWISE}",
         tone=tone,
-        detail="" if found.exit == Exit.OK else "; ".join(why),
+        why=() if found.exit == Exit.OK else why,
         rows={row.key: row for row in standing.held} if standing else {},
     )
 

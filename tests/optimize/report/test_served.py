@@ -34,14 +34,14 @@ def test_operating_points_are_told_by_their_use() -> None:
 def test_each_machine_says_what_it_found_and_why() -> None:
     server, small, broken = judgements(results.won(), results.served())
     assert server.machine == "A server processor, 64 cores, NVIDIA L4 (driver 570.1)"
-    assert (server.outcome, server.tone, server.detail) == ("keeps every budget", "good", "")
+    assert (server.outcome, server.tone, server.why) == ("keeps every budget", "good", ())
     assert server.rows["latency.p99_ms"].observed == "6 ms"
     assert (small.outcome, small.tone) == ("over budget", "bad")
-    assert "Latency p99 is 81 ms: 41 ms (102%) over its limit of 40 ms" in small.detail
-    assert (broken.outcome, broken.tone, broken.detail, broken.rows) == (
+    assert small.why[0] == "Latency p99 is 81 ms: 41 ms (102%) over its limit of 40 ms"
+    assert (broken.outcome, broken.tone, broken.why, broken.rows) == (
         "could not be judged",
         "bad",
-        "the disk is full",
+        ("the disk is full",),
         {},
     )
     assert judgements(results.won(), None) == ()
@@ -66,6 +66,7 @@ SAID = (
     "over budget",
     "could not be judged",
     "the disk is full",
+    "Latency p99 is 81 ms: 41 ms (102%) over its limit of 40 ms",
     "2026-02-02 03:04:05 UTC",
 )
 
