@@ -1,5 +1,6 @@
 """A service that asks for a client certificate and a token, on a bare server and on both routes of Ray Serve."""
 
+import http.client
 import ipaddress
 import json
 import socket
@@ -297,6 +298,19 @@ def test_no_other_door_lets_a_call_in(secured: Secured) -> None:
             for path in (f"{INFERENCE}ModelInfer", f"{INFERENCE}ServerMetadata", *SERVES_OWN):
                 with pytest.raises(grpc.RpcError):
                     channel.unary_unary(path)(b"", timeout=3)
+        assert not takes_a_job(where, port)
+
+
+def takes_a_job(host: str, port: int) -> bool:
+    """Whether Ray's agent listens there, and runs what anybody sends it."""
+    connection = http.client.HTTPConnection(host, port, timeout=3)
+    try:
+        connection.request("POST", "/api/job_agent/jobs/", json.dumps({"entrypoint": "true"}))
+        return connection.getresponse().status < 300
+    except (http.client.HTTPException, OSError):
+        return False
+    finally:
+        connection.close()
 
 
 def test_a_token_is_never_logged(secured: Secured) -> None:
