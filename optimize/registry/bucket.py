@@ -22,7 +22,7 @@ from optimize.registry.replies import code_of, is_absent, told
 from optimize.registry.store import Entry, blob_key, damaged, missing
 from optimize.registry.whole import beside
 
-ONE_PUT_BYTES = 64 << 20
+ONE_PUT_BYTES = 256 << 20
 """A file up to this size is uploaded from memory in one request, a larger one in parts."""
 
 YOUNG_S = 3600.0
@@ -55,7 +55,7 @@ class Bucket:
         self._blobs = user_cache() / "blobs" / "sha256"
         with told(self._url):
             self._files = S3FileSystem(max_concurrency=_AT_ONCE, use_listings_cache=False, skip_instance_cache=True)
-            self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
+            self._call("list_objects_v2", Prefix=self._key(""), MaxKeys=1)
 
     @property
     def place(self) -> str:
