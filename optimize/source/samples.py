@@ -26,6 +26,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 # Of a file's rows: 10 % calibrate, 45 % select, 45 % confirm.
 _CALIBRATION_SHARE, _SELECTION_SHARE = 0.10, 0.55
 _HASH_RANGE = 2**32
+# By chance alone a label with as many different rows misses one of the two judged splits once in ten thousand million files.
+_ROWS_IN_EVERY_SPLIT = 40
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ def _text(array: Array, what: str) -> Array:
 def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
     """The rows of a .npz or .parquet file, each in the split that the hash of its inputs puts it into.
 
+    So a row stays in its split whatever becomes of the others, and each label has the same shares as the whole, to within chance.
+
     Columns stand row by row, wherever the model has its batch axis. Rows of a model with an input that has none are requests of
     their own.
 
     Raises:
-        SourceError: The file cannot be read, its columns differ in length, or a split gets no row.
+        SourceError: The file cannot be read, its columns differ in length, or a split gets no row, or none of a common label.
     """
     columns = _columns(path)
     labels = columns.pop("label", None)
@@ -106,6 +110,7 @@ def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
     splits = np.array(
         [_split_of(row_digest({n: c[i] for n, c in columns.items()})) for i in range(count)], dtype=object
     )
+    _check_labels_everywhere(path, labels, splits)
     found: dict[Split, list[Batch]] = {}
     for split in SPLITS:
         chosen = np.flatnonzero(splits == split)
@@ -113,6 +118,20 @@ def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
             raise SourceError(f"{path}: no row of its {count} falls into {split}; wanted more rows")
         found[split] = _arranged(columns, labels, chosen, signature)
     return found
+
+
+def _check_labels_everywhere(path: Path, labels: Array | None, splits: Array) -> None:
+    """Refuse a file of which a split that judges would never see some common label, since its rows are few and repeat."""
+    if labels is None or not _discrete(labels, len(splits)):
+        return
+    judged = {split: set(labels[splits == split].tolist()) for split in SPLITS[1:]}
+    for label, count in Counter(labels.tolist()).items():
+        for split, there in judged.items():
+            if count >= _ROWS_IN_EVERY_SPLIT and label not in there:
+                raise SourceError(
+                    f"{path}: none of the {count} rows with label {label!r} falls into {split}; equal rows stay together, so"
+                    " drop those that repeat and add others"
+                )
 
 
 def _arranged(columns: Arrays, labels: Array | None, chosen: npt.NDArray[np.intp], signature: Signature) -> list[Batch]:
@@ -309,12 +328,16 @@ def subset(signature: Signature, batches: list[Batch], wanted: int, seed: int) -
     return kept
 
 
+def _discrete(labels: Array, count: int) -> bool:
+    """Whether there is one whole number, boolean or text a row."""
+    return labels.ndim == 1 and labels.dtype.kind in "iubUO" and len(labels) == count
+
+
 def _stratified(labels: Array | None, count: int, wanted: int, seed: int) -> npt.NDArray[np.intp]:
     generator = np.random.default_rng(seed)
     if wanted >= count:
         return np.arange(count)
-    discrete = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iubU" and len(labels) == count
-    if labels is None or not discrete or len(Counter(labels.tolist())) > wanted:
+    if labels is None or not _discrete(labels, count) or len(Counter(labels.tolist())) > wanted:
         return np.sort(generator.choice(count, wanted, replace=False))
     order = generator.permutation(count)
     # Evenly spaced entries of a shuffled order, sorted by label, keep every label's share within one sample.

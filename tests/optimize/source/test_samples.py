@@ -124,6 +124,39 @@ def test_split_of_a_row_depends_on_its_inputs_alone(tmp_path: Path) -> None:
         assert {row.tobytes() for row in rows_of(after[split])} <= old
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_each_label_has_the_shares_of_the_whole(tmp_path: Path, kind: type) -> None:
+    labels = np.array([kind(label) for label in np.repeat([0, 1, 2], [9000, 2600, 400])])
+    found = samples.from_file(write_npz(tmp_path / "data.npz", x=values(12_000), label=labels), X)
+    for label, count in ((0, 9000), (1, 2600), (2, 400)):
+        for split, share in (("calibration", 0.10), ("selection", 0.45), ("confirmation", 0.45)):
+            there = sum(int((item.labels == kind(label)).sum()) for item in found[split])
+            # Five standard deviations of a binomial share.
+            assert abs(there / count - share) < 5 * (share * (1 - share) / count) ** 0.5
+
+
+def test_common_label_that_a_judged_split_would_never_see_is_refused(tmp_path: Path) -> None:
+    x, labels = values(4000), np.zeros(4000, int)
+    x[:40], labels[:40] = 7.0, 1  # one row forty times over
+    told = r"none of the 40 rows with label 1 falls into (selection|confirmation); equal rows stay together"
+    with pytest.raises(SourceError, match=told):
+        samples.from_file(write_npz(tmp_path / "data.npz", x=x, label=labels), X)
+    x[0] = (
+        8.0  # 39 equal rows and another: still so, unless that one happens to fall into the split that lacks the label
+    )
+    labels[0] = 0
+    found = samples.from_file(write_npz(tmp_path / "data.npz", x=x, label=labels), X)
+    assert sum(int((item.labels == 1).sum()) for split in SPLITS for item in found[split]) == 39
+
+
+def test_labels_that_are_no_classes_are_free(tmp_path: Path) -> None:
+    x = np.zeros((4000, *values(1).shape[1:]), np.float32)
+    x[40:] = values(3960)
+    labels = np.arange(4000, dtype=np.float32)
+    labels[:40] = 0.5
+    assert samples.from_file(write_npz(tmp_path / "data.npz", x=x, label=labels), X)
+
+
 def test_equal_rows_never_part(tmp_path: Path) -> None:
     x = np.repeat(values(200), 5, axis=0)
     samples.check_disjoint(X, samples.from_file(write_npz(tmp_path / "data.npz", x=x), X))
@@ -334,8 +367,9 @@ def test_rows_of_a_batch_are_its_rows(x: np.ndarray) -> None:
         assert [label for _, label in found] == x[:, 0].tolist()
 
 
-def test_subset_keeps_each_labels_share() -> None:
-    labels = np.random.default_rng(0).choice(4, 2000, p=[0.7, 0.2, 0.08, 0.02])
+@pytest.mark.parametrize("kind", [np.int64, str, object])
+def test_subset_keeps_each_labels_share(kind: type) -> None:
+    labels = np.random.default_rng(0).choice(4, 2000, p=[0.7, 0.2, 0.08, 0.02]).astype(str).astype(kind)
     items = [batch(500, labels[start : start + 500], seed=start) for start in range(0, 2000, 500)]
     kept = samples.subset(X, items, 250, seed=1)
     found = Counter(np.concatenate([item.labels for item in kept]).tolist())
