@@ -15,6 +15,7 @@ from ray.serve.config import gRPCOptions
 from ray.serve.schema import LoggingConfig
 
 from optimize.errors import ArtifactError
+from optimize.runtime.session import first_line
 from serve import config, hardening, logs
 from serve.deployment import ModelServer
 from serve.guard import MARK, guarded
@@ -85,11 +86,22 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
                 interrupts.heed()
                 yield
             finally:
-                handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S)
+                _drain(handle)
                 hardening.hear_daemons(lambda _: None)  # that actors die is what was asked for
                 ray.serve.shutdown()
         finally:
             ray.shutdown()
+
+
+def _drain(handle: ray.serve.handle.DeploymentHandle) -> None:
+    """Have every replica answer what it accepted; what one that hangs or was lost accepted is lost with it."""
+    try:
+        ends = handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S, return_exceptions=True)
+    except TimeoutError as error:
+        ends = [error]
+    for end in ends:
+        if isinstance(end, Exception):
+            logs.tell("replica not drained", logging.WARNING, reason=first_line(end))
 
 
 def _start(plan: Plan, folder: Path) -> None:

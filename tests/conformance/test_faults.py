@@ -177,6 +177,15 @@ def test_a_replica_that_hangs_is_replaced(pair: Served) -> None:
 
 
 @pytest.mark.slow
+def test_a_service_with_a_replica_that_hangs_stops_in_order(pair: Served) -> None:
+    replicas(pair)[0].send_signal(signal.SIGSTOP)
+    pair.process.send_signal(signal.SIGTERM)
+    assert pair.process.wait(120) == 0
+    assert not [line for line in pair.output if "Traceback" in line]
+    assert any('"replica not drained"' in line for line in pair.output)
+
+
+@pytest.mark.slow
 def test_a_killed_controller_comes_back_and_heals(pair: Served) -> None:
     with under_load(addresses(pair), "scaled") as load:
         (controller,) = processes(pair, "ServeController")
