@@ -142,6 +142,19 @@ class _Unwrapped:
         Server.add_registered_method_handlers(self._server, service, handlers)
 
 
+class _OneApplication:
+    """gRPC's context without the metadata that asks for an application: there is one, and Serve tells of others in its own words."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in self._context.invocation_metadata() if key != "application"]
+
+
 def _add_publicly(placeholder: Servicer, server: Any) -> None:
     """Register the protocol through Serve, with our front before each of its behaviours."""
     from ray.serve._private.proxy_request_response import gRPCStreamingType  # noqa: PLC0415 - as above
@@ -153,7 +166,10 @@ def _add_publicly(placeholder: Servicer, server: Any) -> None:
         rpc = ours[service_method]
         # Whatever kind Serve asks for, the front takes a stream and hands on its one message.
         kind = gRPCStreamingType.UNARY_STREAM if rpc.streams else gRPCStreamingType.UNARY_UNARY
-        return fronted(_servicer, rpc, plain(service_method=service_method, streaming_type=kind))
+        by_serve = plain(service_method=service_method, streaming_type=kind)
+        if _servicer is None:
+            return fronted(None, rpc, by_serve)
+        return fronted(_servicer, rpc, lambda request, context: by_serve(request, _OneApplication(context)))
 
     server.service_handler_factory = factory
     try:

@@ -1,4 +1,4 @@
-"""A service that asks for a client certificate and a token, on a bare server and on both routes of Ray Serve."""
+"""A service that asks for a client certificate and a token: a bare server, on both routes of Ray Serve, and behind HAProxy."""
 
 import http.client
 import ipaddress
@@ -27,6 +27,7 @@ from serve.hosting import Models
 from serve.security import Gate
 from serve.tls import TlsFiles
 from tests.certificates import Certificates, issue
+from tests.conformance.conftest import SERVED
 from tests.published import identity, publish, scale
 from tests.serving import Served, bare, served
 
@@ -89,7 +90,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["bare", "native", "public"])
+@pytest.fixture(scope="module", params=["bare", *SERVED])
 def running(
     request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Secured]:
@@ -110,7 +111,7 @@ def running(
     else:
         options = {"--tls-cert": files.cert, "--tls-key": files.key, "--client-ca": files.client_ca, "--tokens": path}
         arguments = [str(word) for option in options.items() for word in option]
-        started = served(models, "--route", request.param, *arguments)
+        started = served(models, *SERVED[request.param], *arguments)
     with started as service, grpc.secure_channel(service.address, certificates.channel_credentials()) as channel:
         of_ray = service if isinstance(service, Served) else None
         yield Secured(service.address, certificates, path, token, limited, channel, of_ray)
@@ -182,6 +183,12 @@ def test_a_refusal_tells_what_to_do_and_nothing_else(secured: Secured) -> None:
             codec.write_request("identity", {"x": X}), metadata=bearer(secured.limited_token), timeout=TIMEOUT_S
         )
     assert caught.value.details() == "the token has no right to this model"
+
+
+def test_metadata_that_serve_would_read_changes_nothing(secured: Secured) -> None:
+    message = codec.write_request("identity", {"x": X})
+    for extra in (("application", "other"), ("multiplexed_model_id", "other"), ("request_id", "mine")):
+        assert secured.code(f"{INFERENCE}ModelInfer", (*bearer(secured.token), extra), message) is StatusCode.OK
 
 
 def test_serves_own_service_is_closed(secured: Secured) -> None:
