@@ -9,15 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from serve import cli, config, hardening
+from serve import config, hardening
 from serve.interrupt import Interrupts
 from serve.plan import Plan
+from tests.serving import free_port
 
 
 def main() -> None:
     document = msgspec.yaml.decode(Path(sys.argv[1]).read_bytes())
     application = document["applications"][0]
-    port = cli.free_ports("127.0.0.1", 0, 1)
+    port = free_port()
     application["args"] |= {"port": port, "metrics_port": 0}
     plan = config.plan_of(application["args"])
     os.environ.update(hardening.environment(plan))
