@@ -6,16 +6,17 @@ All of `optimize serve` but the sessions, which the test controls through the Un
 import os
 import sys
 
-from serve import cli, hardening
+from serve import hardening
 from serve.choices import Choice
 from serve.interrupt import Interrupts
 from serve.plan import Plan, Route
 from tests.conformance.fakes import KINDS
+from tests.serving import free_port
 
 
 def main() -> None:
     registry, route, socket = sys.argv[1:]
-    port = cli.free_ports("127.0.0.1", 0, 1)
+    port = free_port()
     plan = Plan(registry, tuple(Choice(name, 1) for name in KINDS), "127.0.0.1", port, route=Route(route))
     os.environ.update(hardening.environment(plan))
     # Ray reads its settings when it is imported.
