@@ -16,7 +16,7 @@ from ray.serve.schema import LoggingConfig
 
 from optimize.errors import ArtifactError
 from optimize.runtime.session import first_line
-from serve import config, hardening, logs
+from serve import config, haproxy, hardening, logs
 from serve.deployment import ModelServer
 from serve.guard import MARK, guarded
 from serve.interrupt import Interrupts
@@ -84,13 +84,23 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
             relay.let_go()
             try:
                 interrupts.heed()
-                yield
+                with _called(plan, folder):
+                    try:
+                        yield
+                    finally:
+                        _drain(handle)
             finally:
-                _drain(handle)
                 hardening.hear_daemons(lambda _: None)  # that actors die is what was asked for
                 ray.serve.shutdown()
         finally:
             ray.shutdown()
+
+
+def _called(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Calls come to the address of the plan: to HAProxy's, or to the replicas' own, where nothing is left to do."""
+    if plan.front is None:
+        return contextlib.nullcontext()
+    return haproxy.fronting(plan.front, plan.own_addresses, folder)
 
 
 def _drain(handle: ray.serve.handle.DeploymentHandle) -> None:

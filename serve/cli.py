@@ -1,8 +1,6 @@
 """The command `optimize serve`."""
 
-import errno
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +12,15 @@ from optimize.errors import Exit, UserError
 from optimize.machine import describe
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from serve import security, tls
+from serve import haproxy, ports, security, tls
 from serve.choices import chosen
 from serve.fitness import crowding
 from serve.interrupt import Interrupts
-from serve.plan import Plan, Route
+from serve.plan import Front, Plan, Route
 from serve.tokens import read as read_tokens
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
-_PORT_TRIES = 50
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -36,9 +33,12 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = DEFAULT_HOST,
     port: Annotated[
-        int, typer.Option(help="Port of the first replica; 0 picks a free one.", min=0, max=65535)
+        int, typer.Option(help="Port of the first replica, or of HAProxy; 0 picks a free one.", min=0, max=65535)
     ] = DEFAULT_PORT,
     replicas: Annotated[int, typer.Option(help="Processes that serve, each on a port of its own.", min=1)] = 1,
+    in_front: Annotated[
+        bool, typer.Option("--haproxy", help="One address for all replicas: HAProxy spreads the calls over them.")
+    ] = False,
     route: Annotated[
         Route, typer.Option(help="Straight to the models, or through Ray Serve's own handling.")
     ] = Route.NATIVE,
@@ -92,14 +92,15 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         metrics_port,
     )
     if config_out is not None:
+        if in_front:
+            raise UserError(
+                "--config-out takes no --haproxy, which stands in front of one machine's replicas; leave it out, and let the cluster"
+                " balance"
+            )
         write_config(config_out, plan, manifests)
         return Exit.OK
     check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
-    plan = msgspec.structs.replace(
-        plan,
-        port=free_ports(host, port, replicas),
-        metrics_port=free_ports(DEFAULT_HOST, metrics_port, replicas),
-    )
+    plan = listening(plan, in_front=in_front)
     os.environ.update(hardening.environment(plan))
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
 
@@ -147,23 +148,26 @@ def check_cores(manifests: Sequence[Manifest], replicas: int, cores: int) -> Non
         raise UserError(reason)
 
 
-def free_ports(host: str, port: int, count: int) -> int:
-    """The first of `count` consecutive free ports: `port`, or one that the system picks where it is 0.
+def listening(plan: Plan, *, in_front: bool) -> Plan:
+    """The plan with the ports that it takes; behind HAProxy, the replicas have those after its own, on loopback and in the clear.
 
     Raises:
-        UserError: A port is in use, or the address is not this machine's.
+        UserError: A port is in use, or there is no HAProxy.
     """
-    for _ in range(_PORT_TRIES):
-        first = port or _bind(host, 0)
-        try:
-            for index in range(count):
-                _bind(host, first + index)
-        except UserError:
-            if port:
-                raise
-        else:
-            return first
-    raise UserError(f"no {count} free ports in a row were found on {host}; choose the first with --port")
+    first = ports.free(plan.host, plan.port, plan.replicas + in_front)
+    plan = msgspec.structs.replace(
+        plan, port=first, metrics_port=ports.free(DEFAULT_HOST, plan.metrics_port, plan.replicas)
+    )
+    if not in_front:
+        return plan
+    haproxy.binary()
+    return msgspec.structs.replace(
+        plan,
+        host=DEFAULT_HOST,
+        port=ports.free(DEFAULT_HOST, first + 1, plan.replicas),
+        tls=None,
+        front=Front(plan.host, first, plan.tls),
+    )
 
 
 def ready_line(manifest: Manifest, plan: Plan, *, measured_here: bool) -> str:
@@ -179,20 +183,3 @@ def ready_line(manifest: Manifest, plan: Plan, *, measured_here: bool) -> str:
         "metrics": ",".join(f"{DEFAULT_HOST}:{port}" for port in plan.metrics_ports),
     }
     return " ".join(["READY", manifest.model, *(f"{key}={value}" for key, value in fields.items())])
-
-
-def _bind(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} on {host} is in use; choose another with --port, or stop what listens there"
-            ) from None
-        raise UserError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and --port"
-        ) from None

@@ -16,10 +16,18 @@ class Route(StrEnum):
     PUBLIC = "public"
 
 
+class Front(Struct, frozen=True):
+    """Where HAProxy takes the calls for all replicas; without `tls` they come in the clear."""
+
+    host: str
+    port: int
+    tls: TlsFiles | None = None
+
+
 class Plan(Struct, frozen=True):
     """The registry's absolute folder or URL, the versions of each model, the addresses of the replicas, and who may call them.
 
-    Without `tls` calls come in the clear; without a `tokens` file nobody is asked for one.
+    Without `tls` calls come in the clear; without a `tokens` file nobody is asked for one. Where there is a `front`, clients call it.
     """
 
     registry: str
@@ -31,14 +39,23 @@ class Plan(Struct, frozen=True):
     tls: TlsFiles | None = None
     tokens: Path | None = None
     metrics_port: int = 0
+    front: Front | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
+        """What clients call: the front, or each replica."""
+        return self.own_addresses if self.front is None else (_address(self.front.host, self.front.port),)
+
+    @property
+    def own_addresses(self) -> tuple[str, ...]:
         """Each replica's own address: consecutive ports, one a replica."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return tuple(f"{host}:{self.port + index}" for index in range(self.replicas))
+        return tuple(_address(self.host, self.port + index) for index in range(self.replicas))
 
     @property
     def metrics_ports(self) -> range:
         """Ports on loopback where the replicas tell their metrics, one each in no order; 0 lets the system choose."""
         return range(self.metrics_port, self.metrics_port + self.replicas)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -14,13 +14,19 @@ from tests.conformance import models
 from tests.serving import bare, served
 
 TIMEOUT_S = 20.0
+SERVED = {
+    "native": ("--route", "native"),
+    "public": ("--route", "public"),
+    "haproxy": ("--haproxy", "--replicas", "2"),
+}
 
 
 class Target:
     """A server under test, over one channel."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, proxied: bool = False) -> None:
         self.address = address
+        self.proxied = proxied
         self.channel = grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
         self.stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
@@ -50,10 +56,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every blackbox case runs on a bare server, on both routes of Ray Serve, and on the address that is given, if one is."""
+    """Every blackbox case runs on a bare server, on both routes of Ray Serve, behind HAProxy, and on an address that is given."""
     if "server" in metafunc.fixturenames:
         given = ["address"] if metafunc.config.getoption("--address") else []
-        metafunc.parametrize("server", ["bare", "native", "public", *given], indirect=True, scope="session")
+        metafunc.parametrize("server", ["bare", *SERVED, *given], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +73,9 @@ def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
         for name in published.models():
             await hosted.load(published, published.load(name))
 
-    running = bare(published.models(), fill) if request.param == "bare" else served(registry, "--route", request.param)
+    running = bare(published.models(), fill) if request.param == "bare" else served(registry, *SERVED[request.param])
     with running as service:
-        target = Target(service.address)
+        target = Target(service.address, proxied=request.param == "haproxy")
         yield target
         target.channel.close()
 

@@ -76,11 +76,12 @@ def test_too_much_metadata(target: Target) -> None:
 
 
 def test_a_ping_flood(target: Target) -> None:
-    """Who floods is cut off; others do not notice."""
+    """Who floods is cut off, or answered by HAProxy, which wakes no replica for it; others do not notice."""
     with http2.connected(target.address) as connection:
         connection.ping(1000)
-        connection.wait_closed()
-        assert connection.goaway in {ENHANCE_YOUR_CALM, None}
+        if not target.proxied:
+            connection.wait_closed()
+            assert connection.goaway in {ENHANCE_YOUR_CALM, None}
         target.good_call()
 
 

@@ -1,15 +1,16 @@
 import dataclasses
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from optimize.errors import UserError
 from serve import cli
 from serve.choices import Choice
-from serve.plan import Plan
+from serve.plan import Front, Plan
+from serve.tls import TlsFiles
 from tests.certificates import issue
 from tests.published import publish, scale
 from tests.serving import COMMAND
@@ -23,42 +24,27 @@ def test_replicas_without_a_core_each_are_refused(tmp_path: Path) -> None:
         cli.check_cores([manifest], 3, 2)
 
 
-def test_a_port_in_use_is_refused_whoever_shares_it() -> None:
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use"):
-            cli.free_ports("127.0.0.1", port, 1)
-        with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use"):
-            cli.free_ports("127.0.0.1", port - 1, 2)
-
-
-def test_free_ports_are_found_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        plain, offered = cli._bind, iter([taken - 1])
-        monkeypatch.setattr(
-            cli, "_bind", lambda host, port: plain(host, port) if port else next(offered, plain(host, 0))
-        )
-        first = cli.free_ports("127.0.0.1", 0, 2)
-    assert first != taken - 1
-
-
-def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:9000"):
-        cli.free_ports("192.0.2.1", 9000, 1)
-
-
 def test_the_ready_line_names_every_replicas_address(tmp_path: Path) -> None:
     manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
     plan = Plan(str(tmp_path), (Choice("double", 1),), "127.0.0.1", 9000, replicas=2)
     line = cli.ready_line(manifest, plan, measured_here=False)
     assert line.startswith("READY double version=1 candidate=fp32@onnxruntime-cpu digest=")
     assert " measured=elsewhere address=127.0.0.1:9000,127.0.0.1:9001 " in f"{line} "
+    behind = msgspec.structs.replace(plan, front=Front("::", 443))
+    assert " address=[::]:443 " in cli.ready_line(manifest, behind, measured_here=False)
+
+
+def test_behind_haproxy_the_replicas_are_on_loopback_in_the_clear_at_the_ports_after_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = TlsFiles(Path("/cert"), Path("/key"))
+    plan = cli.listening(Plan("", (), "0.0.0.0", 0, replicas=2, tls=files), in_front=True)
+    assert plan.front is not None
+    assert (plan.front.host, plan.front.tls) == ("0.0.0.0", files)
+    assert (plan.host, plan.port, plan.tls) == ("127.0.0.1", plan.front.port + 1, None)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="--haproxy was asked for, and no haproxy was found; install it"):
+        cli.listening(plan, in_front=True)
 
 
 @pytest.mark.parametrize(
