@@ -102,6 +102,7 @@ def test_histograms_and_gauges_tell_what_the_batcher_did(server: Bare, endpoint:
     for name in ("queue", "codec"):
         assert samples[f"proveserve_{name}_seconds_count", frozenset({("model", "double")})] == 5
     (info,) = [dict(labels) for name, labels in samples if name == "proveserve_model_info"]
+    assert info["measured"] == "elsewhere"
     assert (info["version"], info["digest"]) == ("1", server.models.find("double", "").manifest.digest)
 
 
