@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _MAX_DESCRIPTORS = 20_000
 _CORES_A_THREAD = 4  # passing on a call takes a fraction of answering it
 _CHECK_TIMEOUT_S = 30
 _STOP_TIMEOUT_S = 5
-_RESTART_PAUSE_S = 1.0
+_MIN_LIFE_S = 1.0  # it is not started more often
 _BACKLOG = 1024
 _CONFIGURATION = "haproxy.cfg"
 _CHAIN = "haproxy-chain.pem"
@@ -250,12 +251,13 @@ class _Kept:
 
     def _keep(self) -> None:
         while True:
+            started = time.monotonic()
             self._tell()
             ended = self._process.wait()
             if self._stopping.is_set():
                 return
             logs.tell("haproxy ended", logging.ERROR, code=ended)
-            self._stopping.wait(_RESTART_PAUSE_S)
+            self._stopping.wait(_MIN_LIFE_S - (time.monotonic() - started))
             with self._lock:
                 if self._stopping.is_set():
                     return
