@@ -150,13 +150,13 @@ def _proven(
     entrants = _through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
     champion = None
     if not options.quick:
-        ground = _with_noise(ground, entrants)
+        ground, entrants = _with_noise(ground, entrants)
         current = _current(ground, registry)
         entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
         entrants = _through(ground, entrants, lambda entrant: finals.confirmed(ground, entrant, baseline, current))
         champion, entrants = _elected(ground, entrants)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
-    tried = [_trial(bench, entrant) for entrant in entrants]
+    tried = [_trial(bench, entrant, beaten=champion is not None and not entrant.loaded) for entrant in entrants]
     crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None, bench.outdone)
     if champion is None:
         return crowned, None
@@ -208,7 +208,7 @@ def _served(ground: Ground, registry: Registry) -> Manifest | None:
 def _elected(ground: Ground, entrants: list[Entrant]) -> tuple[Entrant | None, list[Entrant]]:
     """The best that also holds its throughput: a full load test takes minutes, so it is asked of the best, then of the next."""
     while True:
-        champion = _champion(ground, entrants)
+        champion, entrants = _champion(ground, entrants)
         if champion is None:
             return None, entrants
         (tested,) = _through(ground, [champion], lambda entrant: finals.loaded(ground, entrant))
@@ -303,23 +303,63 @@ def _through(ground: Ground, entrants: Sequence[Entrant], stage: Callable[[Entra
     return passed
 
 
-def _trial(bench: Bench, entrant: Entrant) -> Trial:
+def _trial(bench: Bench, entrant: Entrant, *, beaten: bool = False) -> Trial:
     trial = entrant.trial()
-    return trial if trial.status in ("failed", "screened-out") else selection.judged(bench.budgets, trial)
+    if trial.status in ("failed", "screened-out"):
+        return trial
+    return (selection.beaten if beaten else selection.judged)(bench.budgets, trial)
 
 
-def _with_noise(ground: Ground, entrants: Sequence[Entrant]) -> Ground:
-    """The machine's own noise, from the simplest candidate timed against itself; without latency budgets nobody asks."""
+def _with_noise(ground: Ground, entrants: Sequence[Entrant]) -> tuple[Ground, list[Entrant]]:
+    """The machine's own noise, from the simplest candidate timed against itself; without latency budgets nobody asks.
+
+    Whoever cannot be timed is out, and the next one tells the noise.
+    """
     budget = ground.bench.budgets.latency
-    still_in = [entrant for entrant in entrants if not entrant.out]
-    if not still_in or (budget.p50_ms is None and budget.p99_ms is None):
-        return ground
-    found = finals.duel(ground, "the machine's own noise (A/A)", still_in[0], still_in[0], budget.batch)
-    noise = comparison.machine_noise([np.array(b) for b in found.a_ms], [np.array(b) for b in found.b_ms], seed=SEED)
-    return msgspec.structs.replace(ground, noise=noise)
+    if budget.p50_ms is None and budget.p99_ms is None:
+        return ground, list(entrants)
+    noises: list[float] = []
+
+    def timed(entrant: Entrant) -> Entrant:
+        if not noises:
+            found = finals.duel(ground, "the machine's own noise (A/A)", entrant, entrant, budget.batch)
+            a_ms, b_ms = ([np.array(block) for block in blocks] for blocks in (found.a_ms, found.b_ms))
+            noises.append(comparison.machine_noise(a_ms, b_ms, seed=SEED))
+        return entrant
+
+    entrants = _through(ground, entrants, timed)
+    return msgspec.structs.replace(ground, noise=noises[0] if noises else 0.0), entrants
 
 
-def _champion(ground: Ground, entrants: Sequence[Entrant]) -> Entrant | None:
+class _UntimedError(Exception):
+    """Two candidates that broke when they were timed side by side."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+def _champion(
+    ground: Ground, entrants: list[Entrant], tied: frozenset[frozenset[str]] = frozenset()
+) -> tuple[Entrant | None, list[Entrant]]:
+    """The best of those that can be timed, and everyone as they stand then.
+
+    Two that break side by side are timed alone. Who breaks again is out; where neither does, the pair is `tied`.
+    """
+    try:
+        return _best(ground, entrants, tied), entrants
+    except _UntimedError as pair:
+        names, batch = pair.names, ground.bench.budgets.latency.batch
+
+    def alone(entrant: Entrant) -> Entrant:
+        if entrant.name in names:
+            finals.duel(ground, f"{entrant.name}: timed alone", entrant, entrant, batch)
+        return entrant
+
+    return _champion(ground, _through(ground, entrants, alone), tied | {names})
+
+
+def _best(ground: Ground, entrants: Sequence[Entrant], tied: frozenset[frozenset[str]]) -> Entrant | None:
     """The best of those that keep every budget measured so far; a tie goes to the simpler."""
     by_name = {entrant.name: entrant for entrant in entrants}
     tried = [
@@ -332,20 +372,32 @@ def _champion(ground: Ground, entrants: Sequence[Entrant]) -> Entrant | None:
     for challenger in ordered[1:]:
         if champion is None:
             break
-        beaten, how = _beats(ground, by_name, challenger, champion)
+        beaten, how = _beats(ground, by_name, challenger, champion, tied)
         ground.bench.outdone[(champion if beaten else challenger).name] = how
         champion = challenger if beaten else champion
     return by_name[champion.name] if champion else None
 
 
-def _beats(ground: Ground, entrants: dict[str, Entrant], challenger: Trial, champion: Trial) -> tuple[bool, str]:
+def _beats(
+    ground: Ground,
+    entrants: dict[str, Entrant],
+    challenger: Trial,
+    champion: Trial,
+    tied: frozenset[frozenset[str]],
+) -> tuple[bool, str]:
     """Whether a challenger is better for the objective by more than a tie, and the figures that say so."""
-    budgets = ground.bench.budgets
+    budgets, names = ground.bench.budgets, frozenset((challenger.name, champion.name))
     if not selection.decided_by_timing(budgets):
         return selection.improves(budgets, challenger, champion), selection.compared(budgets, challenger, champion)
-    batch = budgets.latency.batch if budgets.objective == "latency" else None
     a, b = entrants[challenger.name], entrants[champion.name]
-    found = finals.duel(ground, f"{a.name} against {b.name}", a, b, batch)
+    if names in tied:
+        return False, f"{a.name} against {b.name}: a tie, since they break when they are timed side by side"
+    batch = budgets.latency.batch if budgets.objective == "latency" else None
+    try:
+        found = finals.duel(ground, f"{a.name} against {b.name}", a, b, batch)
+    except CandidateError as error:
+        ground.bench.progress.note(ground.bench.name, f"{a.name} against {b.name}: {error}")
+        raise _UntimedError(names) from error
     a_ms, b_ms = _ms_per_row(found.a_ms, found.a_rows), _ms_per_row(found.b_ms, found.b_rows)
     compared = comparison.faster(a_ms, b_ms, seed=SEED)
     how = f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}"

@@ -37,6 +37,17 @@ def judged(budgets: ModelBudgets, trial: Trial, still_to_come: tuple[str, ...] =
     return _with(trial, "qualified", "keeps every budget")
 
 
+def beaten(budgets: ModelBudgets, trial: Trial) -> Trial:
+    """The judged trial of one that another was better than before its load test, which is asked of the best alone.
+
+    Where that is all it lacks, it says so; its status stays, since a budget that was not measured is never met.
+    """
+    found = judged(budgets, trial)
+    if found.status != "inconclusive" or judged(budgets, trial, ("throughput",)).status != "qualified":
+        return found
+    return _with(found, found.status, "qualified so far; throughput is measured for the best only")
+
+
 def _with(trial: Trial, status: Status, reason: str) -> Trial:
     return msgspec.structs.replace(trial, status=status, reason=reason)
 

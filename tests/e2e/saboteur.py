@@ -1,5 +1,6 @@
-"""Recipes for candidates that go wrong, in place of `optimize.candidates.build`; fp32 is built as ever."""
+"""What makes candidates go wrong: recipes in place of `optimize.candidates.build`, and duels that break."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,43 @@ from onnx import TensorProto, helper
 
 from optimize import candidates
 from optimize.candidates import Build, Cell
+from optimize.measure import comparison
+from optimize.measure.comparison import Duel
+from optimize.subject import Subject
 from tests.exporting import CLASSES, FEATURES
 
 honest = candidates.build
+honest_duel = comparison.duel
+
+
+def duel_without_int8(a: Subject, b: Subject, *rest: Any) -> Duel:
+    """Aborts wherever artefacts are timed and a quantised one is among them; against the source all goes well."""
+    if a.path and b.path and (_quantised(a.path) or _quantised(b.path)):
+        os.abort()
+    return honest_duel(a, b, *rest)
+
+
+def duel_without_fp32(a: Subject, b: Subject, *rest: Any) -> Duel:
+    """Aborts wherever fp32 is timed against an artefact, itself included."""
+    if a.path and b.path and not (_quantised(a.path) and _quantised(b.path)):
+        os.abort()
+    return honest_duel(a, b, *rest)
+
+
+def duel_of_one(a: Subject, b: Subject, *rest: Any) -> Duel:
+    """Aborts wherever two different artefacts are timed."""
+    if a.path and b.path and a.path != b.path:
+        os.abort()
+    return honest_duel(a, b, *rest)
+
+
+def _quantised(model: Path) -> bool:
+    record = json.loads((model.parent / "record.json").read_text())
+    return int(record["changed"]) > 0
 
 
 def build(cell: Cell, *rest: Any) -> Build:
-    """fp16 hangs when it runs, int8-dynamic aborts its process, int8-static takes all memory."""
+    """fp32 is built as ever; fp16 hangs when it runs, int8-dynamic aborts its process, int8-static takes all memory."""
     if cell.precision == "int8-dynamic":
         os.abort()
     if cell.precision == "fp32":

@@ -15,7 +15,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from optimize import candidates, pipeline
-from optimize.manifest import decode
+from optimize.manifest import Result, decode
+from optimize.measure import comparison
 from optimize.runtime.golden import replay
 from optimize.runtime.session import OnnxSession
 from tests import exporting
@@ -273,6 +274,41 @@ def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monke
     assert status == "failed"
     assert reason.endswith("MB of memory, over its limit of 1500 MB")
     assert found[FP32][0] in ("qualified", "inconclusive")
+
+
+def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options: Any) -> Result:
+    """The export with other duels, all of which it has to hold again."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(comparison, "duel", duel)
+    shutil.rmtree(budget.parent / "artifacts" / ".cache" / "measured")
+    budgets(budget.parent, **options)
+    (result,) = pipeline.export(budget, pipeline.Options())
+    return result
+
+
+def test_candidate_that_cannot_be_timed_is_out_and_the_others_go_on(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dueling(again, monkeypatch, saboteur.duel_without_int8)
+    found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
+    assert (result.exit, found[FP32][0]) == (0, "winner")
+    assert found[INT8] == ("failed", "its process was killed by SIGABRT")
+
+
+def test_noise_is_told_by_the_next_where_the_simplest_cannot_be_timed(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = dueling(again, monkeypatch, saboteur.duel_without_fp32, latency__p50_ms=1000.0)
+    found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
+    assert (result.exit, found[INT8][0]) == (0, "winner")
+    assert found[FP32] == ("failed", "its process was killed by SIGABRT")
+
+
+def test_two_that_break_side_by_side_alone_are_a_tie(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = dueling(again, monkeypatch, saboteur.duel_of_one)
+    found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
+    assert (result.exit, found[FP32][0], found[INT8][0]) == (0, "winner", "qualified")
+    assert "a tie, since they break when they are timed side by side" in found[INT8][1]
 
 
 def test_graph_without_anything_to_quantise_is_named(tmp_path: Path) -> None:

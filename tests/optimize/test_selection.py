@@ -1,12 +1,13 @@
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimize import selection
-from optimize.budgets import AccuracyBudget, LatencyBudget, ModelBudgets, SizeBudget, limits
+from optimize.budgets import AccuracyBudget, LatencyBudget, ModelBudgets, SizeBudget, ThroughputBudget, limits
 from optimize.errors import Exit
 from optimize.manifest import Measurement, Outcome, Status, Trial, Verdict
 
@@ -70,6 +71,25 @@ def test_budget_that_is_still_to_come_is_not_asked_for_yet() -> None:
     del verdicts["latency.p99_ms"]
     waiting = selection.judged(BUDGETS, trial("fp32", *verdicts.values()), still_to_come=("latency",))
     assert waiting.status == "qualified"
+
+
+def test_runner_up_without_a_load_test_says_that_it_qualified_so_far() -> None:
+    budgets = msgspec.structs.replace(BUDGETS, throughput=ThroughputBudget(qps=100, p99_ms=50))
+    runner_up = selection.beaten(budgets, trial("fp32", *all_passed().values()))
+    told = "qualified so far; throughput is measured for the best only"
+    assert (runner_up.status, runner_up.reason) == ("inconclusive", told)
+    how = {"fp32@onnxruntime-cpu": "fp32 against int8: slower"}
+    crowned = selection.crowned([runner_up, trial("int8-static")], "int8-static@onnxruntime-cpu", how)
+    assert crowned[0].reason == f"does not win: fp32 against int8: slower; {told}"
+
+
+@pytest.mark.parametrize("outcome", ["FAIL", "INCONCLUSIVE"])
+def test_runner_up_that_lost_or_lacks_more_is_judged_as_ever(outcome: Outcome) -> None:
+    budgets = msgspec.structs.replace(BUDGETS, throughput=ThroughputBudget(qps=100))
+    other = trial("fp32", *{**all_passed(), "size.mb": verdict("size.mb", outcome)}.values())
+    assert selection.beaten(budgets, other) == selection.judged(budgets, other)
+    complete = trial("fp32", *all_passed().values())
+    assert selection.beaten(BUDGETS, complete).status == "qualified"
 
 
 def test_each_lost_budget_is_named_with_how_much_was_lost() -> None:
