@@ -25,6 +25,7 @@ class Connection:
         self._http.initiate_connection()
         self._flush()
         self.goaway: int | None = None
+        self._settled = False
 
     def open(self, path: str, **headers: str) -> int:
         """A call whose message is not sent yet."""
@@ -61,6 +62,12 @@ class Connection:
             self._receive()
         return int(self._headers[stream]["grpc-status"])
 
+    def most_streams(self) -> int:
+        """How many calls at once the server allows on the connection; without a limit, more than anybody makes."""
+        while not self._settled:
+            self._receive()
+        return int(self._http.remote_settings.max_concurrent_streams)
+
     def ping(self, times: int) -> None:
         """Ping as fast as the link takes it."""
         for _ in range(times):
@@ -86,6 +93,8 @@ class Connection:
                     self._headers[event.stream_id].update(event.headers)
                 case h2.events.StreamEnded() | h2.events.StreamReset():
                     self._ended.add(event.stream_id)
+                case h2.events.RemoteSettingsChanged():
+                    self._settled = True
                 case h2.events.ConnectionTerminated():
                     self.goaway = int(event.error_code)
                 case _:

@@ -75,6 +75,11 @@ def test_too_much_metadata(target: Target) -> None:
     assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_calls_at_once_on_a_connection_are_bounded(target: Target) -> None:
+    with http2.connected(target.address) as connection:
+        assert 100 <= connection.most_streams() <= 10_000
+
+
 def test_a_ping_flood(target: Target) -> None:
     """Who floods is cut off, or answered by HAProxy, which wakes no replica for it; others do not notice."""
     with http2.connected(target.address) as connection:
