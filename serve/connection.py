@@ -1,5 +1,6 @@
 """How a caller reaches a service: its address, what it is encrypted with, and the token that calls carry."""
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ from msgspec import Struct
 from optimize.errors import UserError
 from serve.security import AUTHORIZATION, is_loopback
 
-Options = tuple[tuple[str, int], ...]
+Options = tuple[tuple[str, int | str], ...]
 
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 _LOCAL_SCHEMES = ("unix:", "unix-abstract:")
 
 
 class Connection(Struct, frozen=True):
-    """HOST:PORT, and who may know what is said there.
+    """HOST:PORT, and who may know what is said there; several with commas between, where a service has as many replicas.
 
+    Calls go to several in turn, past those that do not answer, and each must be a number: one name may stand for all by itself.
     TLS is on where `tls` or a PEM file asks for it. `ca` is the authority that the server's certificate is held against, by default
     those that gRPC brings; `cert` and `key` are the caller's own, for mutual TLS. A token goes in the clear beyond this machine only
     where `insecure` says so.
@@ -34,6 +37,10 @@ class Connection(Struct, frozen=True):
     insecure: bool = False
 
     def __post_init__(self) -> None:
+        if len(self._hosts) > 1 and {_version(host) for host in self._hosts} not in ({4}, {6}):
+            raise UserError(
+                f"{self.address}: wanted IP addresses of one version; give one, or a name that stands for all"
+            )
         if (self.cert is None) != (self.key is None):
             raise UserError("one of the caller's certificate and key was given; give both, or neither")
         if self.token and not (self.encrypted or self.insecure or self._local):
@@ -54,9 +61,12 @@ class Connection(Struct, frozen=True):
         return ((AUTHORIZATION, f"Bearer {self.token}"),) if self.token else ()
 
     @property
+    def _hosts(self) -> list[str]:
+        return [address.rpartition(":")[0].strip("[]") for address in self.address.split(",")]
+
+    @property
     def _local(self) -> bool:
-        host = self.address.rpartition(":")[0].strip("[]")
-        return self.address.startswith(_LOCAL_SCHEMES) or is_loopback(host)
+        return self.address.startswith(_LOCAL_SCHEMES) or all(is_loopback(host) for host in self._hosts)
 
     def channel(self, options: Options) -> grpc.Channel:
         """A channel for blocking calls.
@@ -75,10 +85,23 @@ class Connection(Struct, frozen=True):
         return self._open(grpc.aio, options)
 
     def _open(self, library: Any, options: Options) -> Any:
+        target = self.address
+        if len(self._hosts) > 1:
+            target = f"ipv{_version(self._hosts[0])}:{self.address}"
+            # Certificates are held against the authority, which is one for all replicas of a service.
+            options = (*options, _IN_TURN, ("grpc.default_authority", self.address.partition(",")[0]))
         if not self.encrypted:
-            return library.insecure_channel(self.address, options=options)
+            return library.insecure_channel(target, options=options)
         credentials = grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
-        return library.secure_channel(self.address, credentials, options=options)
+        return library.secure_channel(target, credentials, options=options)
+
+
+def _version(host: str) -> int | None:
+    """The version of an IP address; None for a name."""
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return None
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -184,6 +185,34 @@ def scripted(*ends: tuple[StatusCode, int | None]) -> Iterator[Scripted]:
         yield script
     finally:
         server.stop(None).wait()
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+def test_several_replicas_are_called_in_turn_past_one_that_is_gone(
+    ask: Ask, registry: Registry, tmp_path: Path, encrypted: bool
+) -> None:
+    files = issue(tmp_path)
+    options = {"credentials": tls.server_credentials(TlsFiles(files.server, files.server_key))} if encrypted else {}
+    ca = files.ca if encrypted else None
+
+    def name(connection: Connection) -> str:
+        return ask(connection, "infer", "pair", {"x": X}).model
+
+    with running(registry, **options) as first, running(registry, **options) as second:
+        assert name(Connection(f"{first},{second}", ca=ca)) == "pair"
+        assert name(Connection(f"127.0.0.1:1,{second}", ca=ca)) == "pair"
+
+
+def test_calls_go_in_turn() -> None:
+    with (
+        scripted() as first,
+        scripted() as second,
+        Client(Connection(f"{first.address},{second.address}")) as client,
+    ):
+        deadline = time.monotonic() + 20
+        while not (first.calls and second.calls):
+            assert time.monotonic() < deadline
+            client.infer("m", {"x": X})
 
 
 def test_what_nobody_took_is_asked_again_within_one_deadline(ask: Ask) -> None:

@@ -31,6 +31,20 @@ def test_a_token_leaves_this_machine_encrypted_or_by_an_explicit_wish(address: s
     assert Connection(address, token="t0ken", insecure=True).metadata
 
 
+@pytest.mark.parametrize(
+    "address", ["localhost:1,localhost:2", "127.0.0.1:1,localhost:2", "127.0.0.1:1,[::1]:2", "a:1,b:2"]
+)
+def test_several_addresses_are_numbers_of_one_kind(address: str) -> None:
+    with pytest.raises(UserError, match="wanted IP addresses of one version"):
+        Connection(address)
+
+
+def test_a_token_for_several_addresses_needs_all_of_them_here() -> None:
+    assert Connection("127.0.0.1:1,127.0.0.1:2", token="t0ken").metadata
+    with pytest.raises(UserError, match="in the clear"):
+        Connection("127.0.0.1:1,192.0.2.1:2", token="t0ken")
+
+
 def test_without_a_token_calls_carry_nothing() -> None:
     assert Connection(ELSEWHERE).metadata == ()
 
