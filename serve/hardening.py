@@ -9,9 +9,11 @@ add_services     calls reach our servicer directly (the native route), or pass i
 Nothing here is needed where Ray's own defaults are wanted.
 """
 
+import heapq
 import ipaddress
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpc.aio._server import Server
@@ -25,6 +27,10 @@ from serve.servicer import Servicer
 WORKER_HOOK = "serve.hardening.prepare_worker"
 """For `worker_process_setup_hook`: Ray runs it first of all in every process that Serve's actors live in."""
 
+PORT_ASIDE_S = 5.0
+"""How long a port that something else holds is left alone."""
+
+_REUSEPORT = "grpc.so_reuseport"
 _EVERY_INTERFACE = "[::]:"
 _LOOPBACK = "127.0.0.1:"
 
@@ -71,6 +77,25 @@ def prepare_worker() -> None:
     Server.add_insecure_port = add_insecure_port
     # In direct-ingress mode the controller starts a proxy whatever it was asked for, and every replica an HTTP server.
     ProxyStateManager._resolved_proxy_location = lambda _: ProxyLocation.Disabled
+    _set_ports_aside()
+
+
+def _set_ports_aside() -> None:
+    """Let the controller offer a port again that was in use: it would never, and a service without ports to spare could not heal."""
+    from ray.serve._private.node_port_manager import PortAllocator  # noqa: PLC0415 - as below
+
+    plain: Callable[[Any, str, int], None] = PortAllocator.release
+
+    def release(allocator: Any, replica_id: str, port: int, block_port: bool = False) -> None:  # noqa: FBT001 - as it is called
+        if not block_port:
+            plain(allocator, replica_id, port)
+            return
+        del allocator._allocated_ports[replica_id]
+        deadline = time.monotonic() + PORT_ASIDE_S
+        allocator._quarantined_ports[port] = deadline
+        heapq.heappush(allocator._quarantine_heap, (deadline, port))
+
+    PortAllocator.release = release
 
 
 def hear_daemons(tell: Callable[[str], None]) -> None:
@@ -101,10 +126,22 @@ def open_replica(host: str, credentials: Any | None = None) -> None:
             server.add_secure_port(ours, credentials)
 
     default_impl.add_grpc_address = add_grpc_address
+    grpc_util.gRPCGenericServer = _exclusive(grpc_util.gRPCGenericServer)
     grpc_util.DEFAULT_GRPC_SERVER_OPTIONS = [*grpc_util.DEFAULT_GRPC_SERVER_OPTIONS, *LIMITS]
     # Serve's own service and its reflection answer whoever asks; its controller uses neither.
     grpc_util.add_RayServeAPIServiceServicer_to_server = lambda *_: None
     grpc_util.enable_server_reflection = lambda _: None
+
+
+def _exclusive(plain: type[Server]) -> type[Server]:
+    """Serve's server, alone on its port: Serve asks for that in a text, which gRPC, wanting a number, passes over."""
+
+    class Exclusive(plain):  # type: ignore[misc] # Ray is untyped
+        def __init__(self, factory: Any, *, extra_options: Sequence[tuple[str, Any]] = ()) -> None:
+            others = [option for option in extra_options if option[0] != _REUSEPORT]
+            super().__init__(factory, extra_options=[*others, (_REUSEPORT, 0)])
+
+    return Exclusive
 
 
 _servicer: Servicer | None = None

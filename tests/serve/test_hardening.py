@@ -45,6 +45,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
         grpc_util, "add_RayServeAPIServiceServicer_to_server", grpc_util.add_RayServeAPIServiceServicer_to_server
     )
     monkeypatch.setattr(grpc_util, "enable_server_reflection", grpc_util.enable_server_reflection)
+    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
+    monkeypatch.setattr(node_port_manager.PortAllocator, "release", node_port_manager.PortAllocator.release)
     monkeypatch.setattr(hardening, "_servicer", None)
     monkeypatch.setattr(hardening, "_natively", False)
 
@@ -268,3 +270,28 @@ def test_what_the_daemons_say_is_told_and_not_printed(
     worker.listen_error_messages(SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=job), stopped)
     assert told == ["a worker died"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_replica_shares_its_port_with_nobody() -> None:
+    hardening.prepare_worker()
+    hardening.open_replica("127.0.0.1")
+
+    async def story(_: Any, port: int) -> None:
+        options = gRPCOptions(port=port, grpc_servicer_functions=["serve.hardening.add_services"])
+        with pytest.raises(RuntimeError, match="Failed to bind"):
+            await start_grpc_server(lambda **_: None, options, event_loop=asyncio.get_running_loop())
+
+    with_serves_server(story)
+
+
+def test_a_port_that_something_else_held_is_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_port_manager.logger, "level", logging.ERROR)
+    hardening.prepare_worker()
+    ports = node_port_manager.PortAllocator(9000, 9001, "gRPC", "node")
+    ports.release("a", ports.allocate("a"), block_port=True)
+    with pytest.raises(node_port_manager.NoAvailablePortError):
+        ports.allocate("b")
+    monkeypatch.setattr(hardening, "PORT_ASIDE_S", 0.0)
+    other = node_port_manager.PortAllocator(9000, 9001, "gRPC", "node")
+    other.release("a", other.allocate("a"), block_port=True)
+    assert other.allocate("b") == 9000
