@@ -81,6 +81,7 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
         splits = {split: preprocess.batches(batches) for split, batches in splits.items()}
     for split, batches in splits.items():
         _check_inputs(inputs, batches, split)
+        _check_dims(budgets.dims, inputs, batches, split)
         sampling.check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
         sampling.store(folder / f"{split}.npz", batches)
     for part, count in PART_ROWS.items() if splits else ():
@@ -150,6 +151,22 @@ def _check_inputs(signature: Signature, batches: list[Batch], split: Split) -> N
                 raise SourceError(f"{where}: input {name!r} has shape {list(array.shape)}; wanted {list(spec.shape)}")
             if not array.size:
                 raise SourceError(f"{where}: input {name!r} is empty, its shape is {list(array.shape)}; wanted samples")
+
+
+def _check_dims(dims: Mapping[str, Dim], signature: Signature, batches: list[Batch], split: Split) -> None:
+    """Refuse samples that serving would refuse; a batch of them may have any number of rows, since it is cut."""
+    row = 0
+    for batch in batches:
+        for spec in signature.inputs:
+            sizes = zip(spec.shape, batch.inputs[spec.name].shape, strict=True)
+            for axis, size in ((axis, size) for axis, size in sizes if axis in dims and axis != BATCH):
+                dim = dims[str(axis)]
+                if not dim.min <= size <= dim.max:
+                    raise SourceError(
+                        f"{split}, row {row}: input {spec.name!r} has {size} as {axis}, and dims.{axis} goes from {dim.min} to"
+                        f" {dim.max}, so serving would refuse it; change the sample, or widen dims.{axis}"
+                    )
+        row += sampling.row_count(signature, batch.inputs)
 
 
 def _declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]:

@@ -451,6 +451,47 @@ def samples(split):
 """
 
 
+WIDER = """
+import numpy as np
+def samples(split):
+    for rows, width in ((20, 4), (3, 5)):
+        seed = rows + len(split)
+        yield {"x": np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)}, np.zeros(rows, int)
+"""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (
+            4,
+            4,
+            "calibration, row 20: input 'x' has 5 as width, and dims.width goes from 4 to 4, so serving would refuse",
+        ),
+        (
+            5,
+            9,
+            "calibration, row 0: input 'x' has 4 as width, and dims.width goes from 5 to 9, so serving would refuse",
+        ),
+        (4, 5, ""),
+    ],
+)
+def test_samples_that_serving_would_refuse_are_told_by_row_and_dim(
+    tmp_path: Path, low: int, high: int, told: str
+) -> None:
+    linear(tmp_path / "net.onnx")
+    (tmp_path / "own.py").write_text(WIDER)
+    declared = {
+        "inputs": {"x": InputSpec("float32", ("batch", "width"))},
+        "dims": {"batch": Dim(1, 1, 2), "width": Dim(low, low, high)},
+    }
+    if told:
+        with pytest.raises(SourceError, match=told):
+            read(tmp_path, data="own.py:samples", **declared)
+    else:
+        assert read(tmp_path, data="own.py:samples", **declared).rows["selection"] == 23
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
