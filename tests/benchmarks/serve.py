@@ -1,121 +1,309 @@
-"""Calls a second, and CPU seconds a call, through `optimize serve` against a bare grpc.aio server with the same servicer.
+"""What serving costs and keeps, each claim as a ratio in one interleaved run: ``python -m tests.benchmarks.serve [options]``.
 
-``python -m tests.benchmarks.serve`` prints both, and their ratio: interleaved in one run, so that it holds on any machine. The model
-is an identity of about 0.1 ms; one process calls, 64 calls at a time.
+a  rows per CPU second of all of the service's processes, against the same artefact called in process at its best batch
+b  calls a second with a model that costs next to nothing, against a bare grpc.aio server and against Serve's own gRPC proxy
+c  p50 of one caller at a time, against that bare server
+d  twice the load that can be sustained: answers in time, and how soon the others are turned away; beside `@serve.batch`
+e  before and after: PyTorch eager behind JSON over HTTP, against the artefact behind gRPC
+m  what counting a call for the metrics costs
+
+For a, d and e name a published version with --registry and --model; without, a stand-in of 48 dense layers is published. Client and
+server share the machine's cores, so run it where nothing else runs.
 """
 
+import argparse
 import asyncio
 import contextlib
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import timeit
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
-import numpy as np
 import psutil
 
+from optimize.runtime.session import instances
 from serve import codec
-from tests.published import identity, publish
+from serve.metrics import Calls
+from tests.benchmarks import serve_clients as clients
+from tests.benchmarks import serve_models as models
+from tests.benchmarks.serve_clients import Ends
+from tests.benchmarks.serve_models import Subject
 from tests.serving import served
 
 CONCURRENT = 64
-BLOCK_S = 2.0
-WARM_UP_S = 1.0
-PAIRS = 6
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long and how often: `--quick` shows that it works, and no more."""
+
+    block_s: float = 3.0
+    pairs: int = 6
+    overload_s: float = 15.0
+    burst: int = 10_000
+    warm_up_s: float = 2.0
+
+
+QUICK = Scale(block_s=0.5, pairs=2, overload_s=2.0, burst=500, warm_up_s=0.5)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under load: where it is, and its processes."""
+
+    address: str
+    processes: list[psutil.Process]
+
+    def cpu_s(self) -> float:
+        """CPU seconds that they have used so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.processes)
+
+    def closed(self, request: bytes, concurrent: int, duration_s: float) -> Ends:
+        """So many callers that each wait for their answer."""
+
+        async def run() -> Ends:
+            async with clients.grpc_caller(self.address, request) as call:
+                return await clients.closed(call, concurrent, duration_s)
+
+        return _all_answered(asyncio.run(run()))
+
+
+def _all_answered(ends: Ends) -> Ends:
+    if set(ends.codes) != {"OK"}:
+        raise SystemExit(f"calls were not answered: {dict(ends.codes)}")
+    return ends
 
 
 @contextlib.contextmanager
-def bare_process(registry: Path) -> Iterator["Server"]:
-    """A bare server in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.bare", str(registry)],
+def process(module: str, *arguments: str) -> Iterator[Server]:
+    """A server in a process of its own, which prints its address and stops when its stdin ends."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        assert process.stdout is not None
-        yield Server(process.stdout.readline().strip(), [psutil.Process(process.pid)])
+        assert started.stdout is not None
+        ready, _, _ = select.select([started.stdout], [], [], START_TIMEOUT_S)
+        address = started.stdout.readline().strip() if ready else ""
+        if not address:
+            raise SystemExit(f"{module} {' '.join(arguments)} did not start")
+        yield Server(address, _family(started.pid))
     finally:
-        process.communicate(timeout=20)
+        try:
+            started.communicate(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.communicate()
 
 
-async def rate(address: str, duration_s: float, concurrent: int = CONCURRENT) -> float:
-    """Calls answered a second by `concurrent` callers that each wait for their answer."""
-    request = codec.write_request("identity", {"x": np.ones((1, 4), np.float32)}).SerializeToString()
-    answered = 0
-    async with grpc.aio.insecure_channel(address) as channel:
-        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        end = time.perf_counter() + duration_s
-
-        async def caller() -> None:
-            nonlocal answered
-            while time.perf_counter() < end:
-                await infer(request, timeout=20)
-                answered += 1
-
-        started = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(concurrent)))
-        return answered / (time.perf_counter() - started)
+@contextlib.contextmanager
+def service(subject: Subject, *arguments: str) -> Iterator[Server]:
+    """`optimize serve` with one model."""
+    registry = Path(subject.registry.place)
+    with served(registry, "--model", subject.manifest.model, *arguments) as running:
+        yield Server(running.address, _family(running.process.pid))
 
 
-@dataclass
-class Server:
-    """A server under load: where it is, its processes, and what each block showed."""
-
-    address: str
-    processes: list[psutil.Process]
-    rates: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
-
-    def cpu_s(self) -> float:
-        """CPU seconds that the processes have used so far."""
-        return sum(sum(process.cpu_times()[:2]) for process in self.processes)
-
-    def measure(self, concurrent: int) -> None:
-        """One block: calls a second, and CPU milliseconds a call."""
-        before = self.cpu_s()
-        found = asyncio.run(rate(self.address, BLOCK_S, concurrent))
-        self.rates.append(found)
-        self.cpu_ms.append((self.cpu_s() - before) * 1e3 / (found * BLOCK_S))
+def _family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
 
 
-def interleaved(first: Server, second: Server, concurrent: int = CONCURRENT) -> None:
-    """Blocks in the order A B, B A, A B ..., so that a drift of the machine meets both."""
-    for server in (first, second):
-        asyncio.run(rate(server.address, WARM_UP_S, concurrent))
-    for pair in range(PAIRS):
-        for server in (first, second) if pair % 2 == 0 else (second, first):
-            server.measure(concurrent)
+def interleaved(first: Callable[[], float], second: Callable[[], float], pairs: int) -> list[float]:
+    """Ratios of both, measured in the order A B, B A, A B ..., so that a drift of the machine meets both."""
+    ratios = []
+    for pair in range(pairs):
+        found = {measure: measure() for measure in ((first, second) if pair % 2 == 0 else (second, first))}
+        ratios.append(found[first] / found[second])
+    return ratios
+
+
+def verdict(claim: str, ratios: list[float], wanted: str) -> None:
+    """Print the median, what was wanted, and all."""
+    pairs = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"{claim:78}{statistics.median(ratios):7.2f}   wanted {wanted:8} pairs {pairs}", flush=True)
+
+
+def request_of(subject: Subject) -> bytes:
+    """One row, as it travels."""
+    return codec.write_request(subject.manifest.model, subject.row).SerializeToString()
+
+
+def rows_per_cpu_second(subject: Subject, scale: Scale) -> None:
+    """Claim a."""
+    request, rows = request_of(subject), subject.best_batch
+    path, options = subject.registry.model_file(subject.manifest), subject.manifest.artifact.options
+    with service(subject) as server, instances(path, options, 1) as (session, *_):
+        inputs = subject.tiled(rows)
+
+        def in_process() -> float:
+            begun, cpu_s, executions = time.perf_counter(), time.process_time(), 0
+            while time.perf_counter() < begun + scale.block_s:
+                session.run(inputs)
+                executions += 1
+            return executions * rows / (time.process_time() - cpu_s)
+
+        def over_grpc() -> float:
+            cpu_s = server.cpu_s()
+            ends = server.closed(request, CONCURRENT, scale.block_s)
+            return len(ends.answered) / (server.cpu_s() - cpu_s)
+
+        server.closed(request, CONCURRENT, scale.warm_up_s)
+        ratios = interleaved(over_grpc, in_process, scale.pairs)
+    name = f"{subject.manifest.model} {subject.manifest.candidate}"
+    verdict(f"a  rows a CPU second, service / in process at {rows} rows ({name})", ratios, ">= 0.80")
+
+
+def against_bare(subject: Subject, scale: Scale) -> None:
+    """Claims b and c, on both routes."""
+    request, registry = request_of(subject), subject.registry.place
+    for route in ("native", "public"):
+        with service(subject, "--route", route) as ours, process("bare", registry) as bare:
+            for server in (ours, bare):
+                server.closed(request, CONCURRENT, scale.warm_up_s)
+            rates = interleaved(*(partial(_rate, server, request, scale) for server in (ours, bare)), pairs=scale.pairs)
+            waits = interleaved(
+                *(partial(_p50_ms, server, request, scale) for server in (ours, bare)), pairs=scale.pairs
+            )
+        verdict(f"b  calls a second, {route} route / bare grpc.aio server", rates, ">= 0.75")
+        verdict(f"c  p50 of one caller, {route} route / bare grpc.aio server", waits, "<= 1.6")
+
+
+def against_proxy(subject: Subject, scale: Scale) -> None:
+    """The other half of claim b."""
+    request = request_of(subject)
+    arguments = ("proxy", subject.registry.place, subject.manifest.model)
+    with service(subject) as ours, process("serve_rivals", *arguments) as proxy:
+        for server in (ours, proxy):
+            server.closed(request, CONCURRENT, scale.warm_up_s)
+        rates = interleaved(*(partial(_rate, server, request, scale) for server in (ours, proxy)), pairs=scale.pairs)
+    verdict("b  calls a second, native route / Serve's own gRPC proxy", rates, ">= 4")
+
+
+def _rate(server: Server, request: bytes, scale: Scale) -> float:
+    return server.closed(request, CONCURRENT, scale.block_s).rate
+
+
+def _p50_ms(server: Server, request: bytes, scale: Scale) -> float:
+    return server.closed(request, 1, scale.block_s).percentile_ms(50)
+
+
+def overload(subject: Subject, scale: Scale) -> None:
+    """Claim d: the sustainable rate is what 64 callers that wait get; then calls come twice as fast."""
+    request = request_of(subject)
+    largest = max(subject.manifest.curve, key=lambda point: point.batch)
+    deadline_s = max(0.1, 10 * largest.p95_ms / 1e3)
+    rival = ("batch", subject.registry.place, subject.manifest.model)
+    with service(subject) as ours, process("serve_rivals", *rival) as batch:
+        for name, server in (("ours", ours), ("@serve.batch", batch)):
+            server.closed(request, CONCURRENT, scale.warm_up_s)
+            sustained = server.closed(request, CONCURRENT, 2 * scale.block_s).rate
+            ends = asyncio.run(_offered(server.address, request, 2 * sustained, scale.overload_s, deadline_s))
+            _print_overload(name, ends, sustained, deadline_s)
+
+
+async def _offered(address: str, request: bytes, rate: float, duration_s: float, deadline_s: float) -> Ends:
+    async with clients.grpc_caller(address, request) as call:
+        return await clients.offered(call, rate, duration_s, deadline_s)
+
+
+def _print_overload(name: str, ends: Ends, sustained: float, deadline_s: float) -> None:
+    in_time = sum(latency_s <= deadline_s for latency_s in ends.answered)
+    refused = sorted(
+        latency_s
+        for code in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+        for latency_s in ends.by_code.get(code, [])
+        if latency_s < 0.9 * deadline_s  # later, it was the deadline that ended the call, and nobody's answer
+    )
+    p99_ms = f"{refused[int(0.99 * (len(refused) - 1))] * 1e3:.0f} ms" if refused else "none refused"
+    share = in_time / ends.seconds / sustained
+    claim = f"d  twice {sustained:.0f} calls/s, {deadline_s * 1e3:.0f} ms each, {name}: in time / sustained"
+    print(
+        f"{claim:78}{share:7.2f}   wanted >= 0.85  refused p99 {p99_ms} (wanted <= 50 ms)  {dict(ends.codes)}",
+        flush=True,
+    )
+
+
+def before_and_after(subject: Subject, scale: Scale) -> None:
+    """Claim e."""
+    request = request_of(subject)
+    body = models.as_json(subject.row)
+    eager = ("eager", subject.registry.place, subject.manifest.model)
+    with service(subject) as after, process("serve_rivals", *eager) as before:
+        over_http = partial(clients.http_caller, before.address, body)
+        over_grpc = partial(clients.grpc_caller, after.address, request, insist=True)
+        for name, caller in (("before: eager FP32, JSON over HTTP", over_http), ("after: gRPC", over_grpc)):
+            waiting, at_once = asyncio.run(_both(caller, scale))
+            for load, ends in ((f"{CONCURRENT} callers", waiting), (f"{scale.burst} at once", at_once)):
+                print(
+                    f"e  {name}, {load}: p50 {ends.percentile_ms(50):.1f} ms, p99 {ends.percentile_ms(99):.1f} ms,"
+                    f" {ends.rate:.0f} answers/s  {dict(ends.codes)}",
+                    flush=True,
+                )
+
+
+async def _both(
+    caller: Callable[[], contextlib.AbstractAsyncContextManager[clients.Call]], scale: Scale
+) -> tuple[Ends, Ends]:
+    async with caller() as call:
+        await clients.closed(call, CONCURRENT, scale.warm_up_s)
+        return await clients.closed(call, CONCURRENT, 2 * scale.block_s), await clients.burst(call, scale.burst)
+
+
+def counting(subject: Subject, scale: Scale) -> None:
+    """Claim m."""
+    calls, loops = Calls(), 100_000
+    once_us = 1e6 / loops * timeit.timeit(lambda: _count(calls), number=loops)
+    request = request_of(subject)
+    with process("bare", subject.registry.place) as bare:
+        bare.closed(request, CONCURRENT, scale.warm_up_s)
+        cpu_s = bare.cpu_s()
+        ends = bare.closed(request, CONCURRENT, scale.block_s)
+        call_us = 1e6 * (bare.cpu_s() - cpu_s) / len(ends.answered)
+    print(f"m  counting a call: {once_us:.1f} us of the {call_us:.0f} us of CPU that a trivial call takes", flush=True)
+
+
+def _count(calls: Calls) -> None:
+    calls.answered("identity", 0.001, 0.0001)
+    calls.end("ModelInfer", "identity", grpc.StatusCode.OK)
 
 
 def main() -> None:
-    """Measure both routes and print."""
-    with tempfile.TemporaryDirectory() as folder:
-        registry = Path(folder) / "registry"
-        publish(registry, "identity", identity(), Path(folder))
-        for route in ("public", "native"):
-            compare(registry, route)
-
-
-def compare(registry: Path, route: str) -> None:
-    """One route of the service against the bare server."""
-    with served(registry, "--route", route) as running, bare_process(registry) as bare:
-        service = Server(running.address, running.family())
-        interleaved(service, bare)
-    for name, server in ((route, service), ("bare", bare)):
-        blocks = " ".join(f"{value:.0f}" for value in server.rates)
-        cpu_ms = statistics.median(server.cpu_ms)
-        print(f"{name:8}{statistics.median(server.rates):8.0f} calls/s {cpu_ms:8.3f} CPU ms a call   blocks {blocks}")
-    ratios = [ours / theirs for ours, theirs in zip(service.rates, bare.rates, strict=True)]
-    cpu = statistics.median(service.cpu_ms) / statistics.median(bare.cpu_ms)
-    pairs = " ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"ratio   {statistics.median(ratios):8.2f} calls/s {cpu:8.2f} CPU ms a call   pairs  {pairs}")
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claims", nargs="?", default="abcdem", help="their letters; default: all of abcdem")
+    parser.add_argument("--registry", type=Path, help="registry of the version that a, d and e call")
+    parser.add_argument("--model", help="its name")
+    parser.add_argument("--quick", action="store_true", help="a glance at each, which proves nothing")
+    asked = parser.parse_args()
+    scale = QUICK if asked.quick else Scale()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trivial = models.trivial(folder)
+        worker = models.published(asked.registry.absolute(), asked.model) if asked.registry else models.stand_in(folder)
+        if "a" in asked.claims:
+            rows_per_cpu_second(worker, scale)
+        if {"b", "c"} & set(asked.claims):
+            against_bare(trivial, scale)
+            against_proxy(trivial, scale)
+        if "d" in asked.claims:
+            overload(worker, scale)
+        if "e" in asked.claims:
+            before_and_after(worker, scale)
+        if "m" in asked.claims:
+            counting(trivial, scale)
 
 
 if __name__ == "__main__":
