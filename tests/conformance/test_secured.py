@@ -5,6 +5,8 @@ import ipaddress
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from tests.conformance.conftest import SERVED
 from tests.published import identity, publish, scale
 from tests.serving import Served, bare, served
 
+REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 20.0
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 INFERENCE = "/inference.GRPCInferenceService/"
@@ -160,6 +163,24 @@ def test_without_a_known_token_only_health_and_live_answer(secured: Secured, tok
     watch = health.Watch(request, metadata=bearer(token), timeout=TIMEOUT_S)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()
+
+
+def test_a_stock_tritonclient_calls_with_a_certificate_and_a_token(secured: Secured) -> None:
+    files = secured.certificates
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.e2e.triton_secured", secured.address, "double"),
+            *(str(path) for path in (files.ca, files.client, files.client_key)),
+        ],
+        cwd=REPOSITORY,
+        input=secured.limited_token,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [(2 * X).tolist(), "StatusCode.UNAUTHENTICATED"]
 
 
 def test_a_refusal_comes_before_the_message(secured: Secured) -> None:
