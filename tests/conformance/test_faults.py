@@ -1,7 +1,9 @@
 """What a running service does when its processes are killed or stopped, or another version is published: on Ray, under load."""
 
+import contextlib
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +20,9 @@ from optimize.registry import Registry
 from serve.client import Client
 from tests.conformance.load import Load, under_load
 from tests.published import publish, scale
-from tests.serving import COMMAND, Served, served
+from tests.serving import COMMAND, Served, served, started
 
+REPOSITORY = Path(__file__).parents[2]
 WHOLE_AGAIN_S = 60.0
 """How long the service may take to heal by itself."""
 
@@ -199,6 +202,26 @@ def test_a_killed_controller_comes_back_and_heals(pair: Served) -> None:
         replicas(pair)[0].kill()
         wait_failing(load)
         wait_whole(load, pair, killed)
+    assert load.versions() == {("1", 1.0)}
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_done_without(registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    command = [sys.executable, "-m", "tests.conformance.two_nodes", str(registry), str(tmp_path)]
+    with started(command, REPOSITORY, models=1) as service, under_load(addresses(service), "scaled") as load:
+        (controller,) = processes(service, "ServeController")
+        nodes = processes(service, "raylet/raylet")
+        (lost,) = (node for node in nodes if node.pid != controller.ppid())
+        assert {replica.ppid() for replica in replicas(service)} == {node.pid for node in nodes}
+        killed = time.monotonic()
+        for process in (lost, *lost.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        wait_failing(load)
+        wait_whole(load, service, killed)
+    assert load.codes().keys() == {"OK", "UNAVAILABLE"}
+    assert len({call.address for call in load.ended if call.code != "OK"}) == 1
     assert load.versions() == {("1", 1.0)}
 
 
