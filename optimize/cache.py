@@ -2,12 +2,14 @@
 
 Two kinds of entries stand side by side: folders of built files, keyed by source, configuration and tool versions; and measured
 records, keyed by the machine as well. An entry appears whole or not at all, so a killed export repeats at most what was in flight.
+What no run used for long can be swept away: an entry is as old as its last use.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +17,9 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
+
+UNUSED_DAYS = 30
+"""Entries that nobody used for so long are swept away."""
 
 
 def key_of(*parts: object) -> str:
@@ -71,9 +76,39 @@ class Cache:
 
     def _holds(self, kind: str, key: str, target: Path) -> bool:
         entry = f"{kind}/{key}"
-        held = target.exists() and (self._reuse or entry in self._fresh)
+        held = (self._reuse or entry in self._fresh) and _used(target)
         (self.hits if held else self.misses).append(entry)
         return held
+
+
+def _used(target: Path) -> bool:
+    """Whether an entry is there; it is used now, then."""
+    try:
+        os.utime(target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def sweep(root: Path, *, unused_s: float) -> tuple[int, int]:
+    """Delete the entries that no run used for so long, those that a killed run left unfinished included.
+
+    Returns how many they were, and their bytes.
+    """
+    latest = time.time() - unused_s
+    old = [entry for entry in root.glob("*/*") if entry.lstat().st_mtime <= latest]
+    size_bytes = sum(_size_bytes(entry) for entry in old)
+    for entry in old:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return len(old), size_bytes
+
+
+def _size_bytes(entry: Path) -> int:
+    files = [path for path in entry.rglob("*") if path.is_file()] if entry.is_dir() else [entry]
+    return sum(path.lstat().st_size for path in files)
 
 
 def _settle(temporary: Path, target: Path) -> None:

@@ -214,11 +214,18 @@ def gc(
     registry: RegistryOption = "artifacts",
     older_than: Annotated[float, typer.Option(help="Hours that a file must be old.", min=0)] = 24.0,
 ) -> Exit:
-    """Delete files that no published version names."""
+    """Delete files that no published version names, and cached work that no export used for 30 days."""
+    from optimize.cache import UNUSED_DAYS, sweep  # noqa: PLC0415
     from optimize.registry import Registry  # noqa: PLC0415
 
-    deleted = Registry(registry).collect(older_than_s=older_than * 3600)
+    store = Registry(registry)
+    deleted = store.collect(older_than_s=older_than * 3600)
     typer.echo(f"deleted {len(deleted)} files that no version names")
+    swept, size_bytes = sweep(store.scratch, unused_s=UNUSED_DAYS * 86_400)
+    if swept:
+        typer.echo(
+            f"deleted {swept} cached entries ({size_bytes / 1e6:.1f} MB) that no export used for {UNUSED_DAYS} days"
+        )
     return Exit.OK
 
 

@@ -1,4 +1,6 @@
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import msgspec
 import pytest
 
 from optimize.budgets import Dim
-from optimize.cache import Cache, key_of
+from optimize.cache import Cache, key_of, sweep
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -119,3 +121,34 @@ def test_key_names_everything_that_it_is_given() -> None:
         ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}),
     ]
     assert len({key_of(*parts), *(key_of(*other) for other in others)}) == 6
+
+
+def aged(path: Path, days: float) -> Path:
+    then = time.time() - days * 86_400
+    os.utime(path, (then, then))
+    return path
+
+
+def test_entries_that_no_run_used_for_long_are_swept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for age, key in ((31, "a" * 64), (29, "b" * 64)):
+        aged(cache.folder("built", key, writes("four")), age)
+        cache.record("measured", key, Found, counted()[0])
+        aged(tmp_path / "measured" / f"{key}.json", age)
+    killed = tmp_path / "built" / ".cccccccccccc.left"
+    killed.mkdir()
+    (killed / "half").write_text("half")
+    aged(killed, 31)
+    assert sweep(tmp_path, unused_s=30 * 86_400) == (3, 4 + 4 + len('{"value":1}'))
+    assert entries(tmp_path) == [f"built/{'b' * 64}/file", f"measured/{'b' * 64}.json"]
+    assert sweep(tmp_path / "nothing was ever cached here", unused_s=0) == (0, 0)
+
+
+def test_an_entry_is_as_old_as_its_last_use(tmp_path: Path) -> None:
+    built = Cache(tmp_path).folder("built", "a" * 64, writes("one"))
+    Cache(tmp_path).record("measured", "a" * 64, Found, counted()[0])
+    for path in (built, tmp_path / "measured" / f"{'a' * 64}.json"):
+        aged(path, 31)
+    Cache(tmp_path).folder("built", "a" * 64, writes("two"))
+    Cache(tmp_path).record("measured", "a" * 64, Found, counted()[0])
+    assert sweep(tmp_path, unused_s=30 * 86_400) == (0, 0)

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -175,6 +176,13 @@ def test_gc_says_what_it_deleted(published: Path) -> None:
     assert (
         optimize("gc", "--registry", published, "--older-than", 0).stdout == "deleted 1 files that no version names\n"
     )
+    entry = published / ".cache" / "measured" / "0123.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("{}" * 50_000)
+    os.utime(entry, (0, 0))
+    assert optimize("gc", "--registry", published).stdout.splitlines()[1:] == [
+        "deleted 1 cached entries (0.1 MB) that no export used for 30 days"
+    ]
 
 
 def test_init_writes_a_file_that_loads_once_and_never_overwrites(tmp_path: Path) -> None:
