@@ -203,8 +203,7 @@ def _p50_ms(server: Server, request: bytes, scale: Scale) -> float:
 def overload(subject: Subject, scale: Scale) -> None:
     """Claim d: the sustainable rate is what 64 callers that wait get; then calls come twice as fast."""
     request = request_of(subject)
-    largest = max(subject.manifest.curve, key=lambda point: point.batch)
-    deadline_s = max(0.1, 10 * largest.p95_ms / 1e3)
+    deadline_s = max(0.1, 10 * subject.execution_s(subject.manifest.signature.max_batch))
     rival = ("batch", subject.registry.place, subject.manifest.model)
     with service(subject) as ours, process("serve_rivals", *rival) as batch:
         for name, server in (("ours", ours), ("@serve.batch", batch)):

@@ -14,6 +14,7 @@ from optimize.budgets import InputSpec
 from optimize.manifest import CurvePoint, Manifest, OperatingPoint
 from optimize.registry import Registry
 from optimize.runtime import golden
+from optimize.runtime.curve import Curve
 from optimize.runtime.session import Array, Arrays, instances
 from tests.published import identity, publish
 
@@ -43,8 +44,18 @@ class Subject(NamedTuple):
     @property
     def best_batch(self) -> int:
         """The batch size at which the measured curve gives most rows a second."""
-        points = [point for point in self.manifest.curve if point.batch <= self.manifest.signature.max_batch]
-        return max(points, key=lambda point: point.batch / point.p50_ms).batch
+        sizes = {point.batch for point in self.manifest.curve if point.batch <= self.manifest.signature.max_batch}
+        return max(sizes, key=lambda rows: rows / self.execution_s(rows))
+
+    def execution_s(self, rows: int) -> float:
+        """The measured p95 of so many rows."""
+        shape = {
+            axis: self.row[spec.name].shape[position]
+            for spec in self.manifest.signature.inputs
+            for position, axis in enumerate(spec.shape)
+            if isinstance(axis, str) and position != spec.batch_axis
+        }
+        return Curve(self.manifest.curve).p95_s(rows, shape)
 
 
 def _repeated(array: Array, rows: int, axis: int) -> Array:
