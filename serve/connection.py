@@ -50,6 +50,10 @@ class Connection(Struct, frozen=True):
         if not self.token.isascii() or self.token.split() not in ([self.token], []):
             raise UserError("the token has spaces or other characters that no token has; give it as it was made")
 
+    def __repr__(self) -> str:
+        """Without the token, since what is shown may be logged."""
+        return f"Connection({self.address!r}, encrypted={self.encrypted}, token={'given' if self.token else 'none'})"
+
     @property
     def encrypted(self) -> bool:
         """Whether TLS is on."""

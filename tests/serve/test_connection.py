@@ -45,6 +45,13 @@ def test_a_token_for_several_addresses_needs_all_of_them_here() -> None:
         Connection("127.0.0.1:1,192.0.2.1:2", token="t0ken")
 
 
+def test_a_shown_connection_keeps_its_token_to_itself() -> None:
+    connection = Connection("127.0.0.1:1", token="t0ken")
+    for shown in (repr(connection), str(connection), f"{[connection]}"):
+        assert "t0ken" not in shown
+        assert "127.0.0.1:1" in shown
+
+
 def test_without_a_token_calls_carry_nothing() -> None:
     assert Connection(ELSEWHERE).metadata == ()
 
