@@ -23,6 +23,8 @@ from optimize.budgets import BATCH, Dim, ModelBudgets, Target
 from optimize.errors import ArtifactError
 
 MANIFEST_SCHEMA = 1
+MOST_NEEDED = 10_000_000
+"""Samples or calls up to which a verdict that is undecided says how many would settle it."""
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Status = Literal[
@@ -298,6 +300,11 @@ class Result(Record, frozen=True):
     machine: Machine | None = None
     tools: dict[str, str] = {}
     created: str = ""
+
+
+def about(needed: int) -> str:
+    """A number of samples that would settle a verdict, in words: far beyond what anyone takes, its size tells nothing more."""
+    return f"about {needed:,}" if needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"
 
 
 def digest_of(path: Path) -> str:

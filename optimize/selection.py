@@ -10,7 +10,7 @@ import msgspec
 
 from optimize.budgets import Limit, ModelBudgets, limits
 from optimize.errors import Exit
-from optimize.manifest import Status, Trial, Verdict
+from optimize.manifest import Status, Trial, Verdict, about
 
 MIN_GAIN = 0.03
 """How much better a candidate must be to beat a simpler one."""
@@ -67,9 +67,7 @@ def _lost(verdict: Verdict, better: str) -> str:
 def _open(limit: Limit, verdict: Verdict | None) -> str:
     if verdict is None:
         return f"{limit.key} was not measured"
-    more = (
-        f"about {verdict.needed:,} samples would settle it" if verdict.needed else "no number of samples can be named"
-    )
+    more = f"{about(verdict.needed)} samples would settle it" if verdict.needed else "no number of samples can be named"
     return f"{limit.key} is undecided after {verdict.n:,} samples: {more}"
 
 

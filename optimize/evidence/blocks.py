@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from optimize.evidence.finding import Finding, finite
+from optimize.evidence.finding import Finding, finite, settling
 from optimize.evidence.quantile import named, quantile
 from optimize.evidence.ranks import autocorrelation
 from optimize.manifest import Outcome
@@ -57,7 +57,7 @@ def block_rule(
     if verdict == "PASS":
         evidence += _saturation(calls, shortest)
     elif needed is not None:
-        evidence += f"; about {needed:,} calls in all would settle it"
+        evidence += settling(verdict, needed, "calls")
     observed = quantile(calls, percentile)
     return Finding(verdict, finite(observed), finite(best), finite(worst), len(calls), evidence, needed)
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from optimize.manifest import Outcome, Verdict
+from optimize.manifest import Outcome, Verdict, about
 
 
 class Finding(Struct, frozen=True):
@@ -49,4 +49,4 @@ def settling(verdict: Outcome, needed: int | None, noun: str) -> str:
         return ""
     if needed is None:
         return f"; too near the limit for any number of {noun} to be named that would settle it"
-    return f"; about {needed:,} {noun} in all would settle it"
+    return f"; {about(needed)} {noun} in all would settle it"

@@ -1,7 +1,7 @@
 """Figures in words: every number with its unit, its name for a reader, and how far it is from its limit."""
 
 from optimize.budgets import Limit
-from optimize.manifest import Trial, Verdict
+from optimize.manifest import Trial, Verdict, about
 
 NONE = "—"
 """Stands where there is no figure to give."""
@@ -97,7 +97,7 @@ def settling(verdict: Verdict) -> str:
     if verdict.needed is None:
         return plain(verdict.evidence)
     counted = _COUNTED.get(verdict.budget.partition(".")[0], "measurements")
-    return f"{verdict.n:,} {counted} so far; about {verdict.needed:,} in all would settle it"
+    return f"{verdict.n:,} {counted} so far; {about(verdict.needed)} in all would settle it"
 
 
 def moment(created: str) -> str:

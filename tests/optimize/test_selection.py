@@ -111,7 +111,11 @@ def test_lost_budget_without_a_figure_shows_its_evidence() -> None:
 
 @pytest.mark.parametrize(
     ("needed", "told"),
-    [(1228, "about 1,228 samples would settle it"), (None, "no number of samples can be named")],
+    [
+        (1228, "about 1,228 samples would settle it"),
+        (10**12, "more than 10,000,000 samples would settle it"),
+        (None, "no number of samples can be named"),
+    ],
 )
 def test_undecided_budget_says_how_many_samples_would_settle_it(needed: int | None, told: str) -> None:
     open_one = {**all_passed(), "latency.p99_ms": verdict("latency.p99_ms", "INCONCLUSIVE", needed=needed)}

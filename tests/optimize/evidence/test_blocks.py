@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from optimize.evidence.blocks import BLOCKS, block_rule, split_blocks
+from optimize.manifest import about
 
 
 def blocks(*p99s_ms, calls=2000):
@@ -31,7 +32,13 @@ def test_anything_between_is_open(within):
     assert found.verdict == "INCONCLUSIVE"
     assert f"in {within} of 8 blocks" in found.evidence
     assert found.needed > 16_000
-    assert f"{found.needed:,} calls in all would settle it" in found.evidence
+    assert f"{about(found.needed)} calls in all would settle it" in found.evidence
+
+
+def test_advice_at_the_limit_itself_is_no_absurd_number():
+    found = block_rule(blocks(9.5, 10.5, 9.5, 10.5, 9.5, 10.5, 9.5, 10.5 + 1e-6), 10.0)
+    assert found.needed > 10**9
+    assert found.evidence.endswith("; more than 10,000,000 calls in all would settle it")
 
 
 def test_failed_calls_are_violations():

@@ -38,4 +38,5 @@ def test_infinity_has_no_number():
 def test_only_an_inconclusive_finding_says_what_would_settle_it():
     assert settling("PASS", None, "calls") == ""
     assert "1,228 calls in all" in settling("INCONCLUSIVE", 1228, "calls")
+    assert settling("INCONCLUSIVE", 10**12, "calls") == "; more than 10,000,000 calls in all would settle it"
     assert "too near the limit" in settling("INCONCLUSIVE", None, "calls")
