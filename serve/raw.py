@@ -13,12 +13,10 @@ from optimize.manifest import Manifest, Signature
 from optimize.registry import Registry
 from optimize.runtime.session import Arrays, check_inputs
 from protos import open_inference_pb2 as pb
-from serve import codec
+from serve import codec, logs
 
 PARAMETER = "preprocess"
 """A request's parameter that asks for preprocessing where the raw columns are called as the model's inputs are."""
-
-_log = logging.getLogger(__name__)
 
 
 class RawColumns:
@@ -56,7 +54,9 @@ class RawColumns:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._preprocess, columns)
         except SourceError as error:
-            _log.warning("%s: %s", request.model_name, error)
+            logs.tell(
+                "preprocess failed", logging.WARNING, model=request.model_name, request_id=request.id, reason=str(error)
+            )
             raise InputError("the columns cannot be preprocessed; wanted such as the model was measured with") from None
 
 
