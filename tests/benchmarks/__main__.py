@@ -1,4 +1,4 @@
-"""Every performance claim as a ratio within one run: ``make bench``, about six minutes."""
+"""Every performance claim as a ratio within one run: ``make bench``, about a quarter of an hour."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 CLAIMS = {
     "export": "an export, cold and cached, and its winner against PyTorch eager",
     "batcher": "the batcher against calling its session directly",
-    "serve": "gRPC through the service against a bare grpc.aio server with the same servicer",
+    "serve": "gRPC through the service against a bare grpc.aio server, other ways to serve, and the model alone",
     "score": "scoring against bare sessions in a loop",
     "loadtest": "the load generator against a closed-loop client",
 }
