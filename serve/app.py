@@ -16,9 +16,8 @@ from ray.serve.schema import LoggingConfig
 
 from optimize.errors import ArtifactError
 from optimize.runtime.session import first_line
-from serve import config, haproxy, hardening, logs
+from serve import config, guard, haproxy, hardening, logs
 from serve.deployment import ModelServer
-from serve.guard import MARK, guarded
 from serve.interrupt import Interrupts
 from serve.plan import Plan
 
@@ -73,8 +72,8 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
     """
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
     log = folder / _LOG
-    with guarded(folder) as mark, logs.relayed(log) as relay:
-        os.environ[MARK] = mark
+    with guard.guarded(folder) as mark, logs.relayed(log) as relay:
+        os.environ.update(guard.environment(mark))
         try:
             hardening.hear_daemons(lambda text: logs.tell("ray", logging.WARNING, text=text))
             _start(plan, folder)

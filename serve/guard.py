@@ -24,9 +24,15 @@ _QUIET_ROUNDS = 3
 """Rounds without a find before the guard leaves, as one that is just being started does not carry the mark yet."""
 
 
+def environment(mark: str) -> dict[str, str]:
+    """What every process of a job must have in its environment."""
+    # A Ray process that titles itself would write over its environment, and whether the mark is hit differs from start to start.
+    return {MARK: mark, "SPT_NOENV": "1"}
+
+
 @contextmanager
 def guarded(folder: Path) -> Iterator[str]:
-    """Give the mark that processes of the job must carry in `PROVESERVE_JOB`; at the end, all of them and `folder` are gone."""
+    """Give the mark that processes of the job must carry, see `environment`; at the end, all of them and `folder` are gone."""
     mark = secrets.token_hex(16)
     guard = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, mark, str(folder)],

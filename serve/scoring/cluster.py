@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optimize.errors import ProveserveError
 from optimize.runtime.session import first_line
-from serve.guard import MARK, guarded
+from serve.guard import environment, guarded
 from serve.interrupt import Interrupts
 
 _LOOPBACK = "127.0.0.1"
@@ -63,7 +63,7 @@ def _start(cores: int, folder: Path) -> None:
 def _environment(mark: str) -> Iterator[None]:
     """What Ray and all that it starts read from the environment."""
     wanted = {
-        MARK: mark,
+        **environment(mark),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only, also where the machine has other addresses
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
