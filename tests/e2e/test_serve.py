@@ -221,12 +221,19 @@ def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("how", "route"), [("SIGTERM to the command", "native"), ("SIGINT to the group", "native"), ("SIGTERM", "public")]
+    ("how", "options"),
+    [
+        ("SIGTERM to the command", ["--route", "native"]),
+        ("SIGINT to the group", ["--route", "native"]),
+        ("SIGTERM", ["--route", "public"]),
+        ("SIGINT to the group", ["--haproxy"]),
+    ],
+    ids=["native", "native, by Ctrl-C", "public", "behind HAProxy"],
 )
-def test_a_signal_drains(registry: Path, how: str, route: str) -> None:
+def test_a_signal_drains(registry: Path, how: str, options: list[str]) -> None:
     """NOT_SERVING first, the accepted call is answered, new ones are turned away, exit 0, no process left."""
     with (
-        served(registry, "--model", "slow", "--route", route) as service,
+        served(registry, "--model", "slow", *options) as service,
         grpc.insecure_channel(service.address) as channel,
     ):
         _check_sockets(service)
