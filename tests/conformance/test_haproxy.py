@@ -22,6 +22,8 @@ from tests.serving import Served, gone, served
 
 CALLS = "proveserve_calls_total{"
 SPREAD_S = 20.0
+FOUND_OUT_S = 30.0
+"""Three checks, each 2 s after the last and given up after 5 s, and some room for a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,23 @@ def has_both(service: Served, lost: psutil.Process) -> bool:
         return len(running) == 2 and min(answers(service)) > 0
     except OSError:  # the replacement does not tell its metrics yet
         return False
+
+
+@pytest.mark.slow
+def test_the_calls_of_a_replica_that_hangs_are_given_up_before_their_deadline(registry: Path) -> None:
+    """Who calls one at a time soon calls the others: the one that hangs has the most calls under way."""
+    with (
+        served(registry, "--haproxy", "--replicas", "2") as service,
+        under_load([service.address], "scaled", timeout_s=WHOLE_AGAIN_S) as load,
+    ):
+        lost = replicas(service)[0]
+        lost.send_signal(signal.SIGSTOP)
+        found_out_s = load.wait(lambda calls: any(call.code != "OK" for call in calls), WHOLE_AGAIN_S)
+        wait_back(service, lost)
+    assert found_out_s < FOUND_OUT_S
+    codes = load.codes()
+    assert codes.keys() == {"OK", "UNAVAILABLE"}
+    assert codes["UNAVAILABLE"] <= 8, "one for each call that was with it"
 
 
 def test_a_killed_haproxy_comes_back_at_its_address(service: Served) -> None:
