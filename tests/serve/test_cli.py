@@ -42,9 +42,20 @@ def test_behind_haproxy_the_replicas_are_on_loopback_in_the_clear_at_the_ports_a
     assert plan.front is not None
     assert (plan.front.host, plan.front.tls) == ("0.0.0.0", files)
     assert (plan.host, plan.port, plan.tls) == ("127.0.0.1", plan.front.port + 1, None)
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))  # as where there is none at all
     with pytest.raises(UserError, match="--haproxy was asked for, and no haproxy was found; install it"):
         cli.listening(plan, in_front=True)
+
+
+def test_a_config_for_a_cluster_takes_no_haproxy(tmp_path: Path) -> None:
+    publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
+    asked = ("--registry", "registry", "--config-out", "serve.yaml", "--haproxy")
+    run = subprocess.run(
+        [*COMMAND, "serve", *asked], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.startswith("error: --config-out takes no --haproxy")
+    assert not (tmp_path / "serve.yaml").exists()
 
 
 @pytest.mark.parametrize(
