@@ -158,14 +158,16 @@ def test_a_program_that_is_no_haproxy_is_one_line(
         pass
 
 
-def test_nothing_but_the_one_address_is_opened(registry: Registry, front: Front, tmp_path: Path) -> None:
-    with haproxy.fronting(front, [NOBODY], tmp_path):
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_nothing_but_the_one_address_is_opened(registry: Registry, tmp_path: Path, host: str) -> None:
+    front = Front(host, ports.free(host, 0, 1))
+    with server(registry) as one, haproxy.fronting(front, [one.address], tmp_path):
         (process,) = own_processes()
-        with grpc.insecure_channel(address(front)) as channel, pytest.raises(grpc.RpcError):
-            channel.unary_unary(LIVE)(b"", timeout=10)
+        with Client(f"[{host}]:{front.port}" if ":" in host else address(front)) as client:
+            assert client.ready()
         listening = {
             connection.laddr for connection in process.net_connections() if connection.status == psutil.CONN_LISTEN
         }
         unix = [connection for connection in process.net_connections("unix") if connection.laddr]
-        assert listening == {(front.host, front.port)}
+        assert {(found.ip, found.port) for found in listening} == {(front.host, front.port)}
         assert unix == []
