@@ -66,6 +66,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Serve nothing; write a config for Ray's `serve deploy`, sized by the budgets.", dir_okay=False
         ),
     ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="With --config-out: scale with the load, up to so many replicas.", min=1)
+    ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines call without TLS.")] = False,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
@@ -97,8 +100,12 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
                 "--config-out takes no --haproxy, which stands in front of one machine's replicas; leave it out, and let the cluster"
                 " balance"
             )
-        write_config(config_out, plan, manifests)
+        write_config(config_out, plan, manifests, max_replicas)
         return Exit.OK
+    if max_replicas is not None:
+        raise UserError(
+            "--max-replicas is for --config-out: on one machine, --replicas says how many there are; leave it out"
+        )
     check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
     plan = listening(plan, in_front=in_front)
     os.environ.update(hardening.environment(plan))
@@ -112,7 +119,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     return Exit.OK
 
 
-def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest]) -> None:
+def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest], max_replicas: int | None) -> None:
     """Write the config of the plan for a cluster, and say what it asks for.
 
     Raises:
@@ -125,7 +132,7 @@ def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest]) -> None:
             "--config-out takes no TLS, since Serve's proxies speak none; leave out --tls-cert, --tls-key and --client-ca,"
             " and let the cluster encrypt"
         )
-    sizing = config.sized(manifests, plan.replicas)
+    sizing = config.sized(manifests, plan.replicas, max_replicas)
     node = msgspec.structs.replace(
         plan,
         replicas=1,
@@ -133,7 +140,8 @@ def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest]) -> None:
         metrics_port=plan.metrics_port or config.DEFAULT_METRICS_PORT,
     )
     config.write(path, config.text(config.document(node, sizing)))
-    typer.echo(f"wrote {path}: {sizing.replicas} replicas of {sizing.cores} cores; next: serve deploy {path}")
+    upper = f" to {sizing.max_replicas}" if sizing.max_replicas > sizing.replicas else ""
+    typer.echo(f"wrote {path}: {sizing.replicas}{upper} replicas of {sizing.cores} cores; next: serve deploy {path}")
 
 
 def check_cores(manifests: Sequence[Manifest], replicas: int, cores: int) -> None:

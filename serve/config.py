@@ -13,6 +13,7 @@ import msgspec
 
 from optimize.errors import UserError
 from optimize.manifest import Manifest, OperatingPoint
+from serve import scaling
 from serve.hosting import DEFAULT_TIMEOUT_S, QUEUED_BATCHES
 from serve.plan import Plan
 from serve.routes import MAX_MESSAGE_BYTES
@@ -24,6 +25,9 @@ MAX_LOAD = 0.7
 """Share of the measured throughput that the declared one may take: at more, waiting grows steeply (M/D/1: 1.2 executions at 0.7)."""
 
 DRAIN_MARGIN_S = 5.0
+
+UPSCALE_DELAY_S = 5.0
+"""How long more replicas must have been wanted, on the mean that Serve takes of 30 s: shorter bursts are the queues' to take."""
 
 DEFAULT_METRICS_PORT = 9100
 
@@ -41,31 +45,41 @@ class Sizing:
     """What the cluster is asked for.
 
     `cores` are one replica's. `max_ongoing` calls fill the queues of one replica. `max_queued` calls, waiting at a proxy, can still be
-    answered within their p99. A replica that is stopped has `drain_s` for the calls that it accepted.
+    answered within their p99. A replica that is stopped has `drain_s` for the calls that it accepted. Where there may be more than
+    `replicas`, up to `max_replicas`, the autoscaler adds one when what waits takes longer than `target_drain_s`.
     """
 
     replicas: int
+    max_replicas: int
     cores: int
     max_ongoing: int
     max_queued: int
     drain_s: float
+    target_drain_s: float
 
 
-def sized(manifests: Sequence[Manifest], replicas: int = 1) -> Sizing:
-    """What these models need together; at least so many `replicas`.
+def sized(manifests: Sequence[Manifest], replicas: int = 1, max_replicas: int | None = None) -> Sizing:
+    """What these models need together; at least so many `replicas`, and as many always unless there may be more.
 
     Raises:
-        UserError: A model declares a throughput, but was published before operating points were measured.
+        UserError: A model declares a throughput, but was published before operating points were measured; or it needs more replicas
+            than there may be.
     """
     share = sum(_share(manifest) for manifest in manifests)
     count = max(replicas, math.ceil(share / MAX_LOAD))
+    if max_replicas is not None and max_replicas < count:
+        raise UserError(
+            f"--max-replicas is {max_replicas}, but the declared throughput takes {count}; raise it, or leave it out"
+        )
     queued = sum(_calls_per_s(manifest) * _p99_s(manifest) for manifest in manifests) * count
     return Sizing(
         replicas=count,
+        max_replicas=max_replicas or count,
         cores=max(_instances(manifest) * manifest.artifact.options.threads for manifest in manifests),
         max_ongoing=sum((QUEUED_BATCHES + _instances(one)) * one.signature.max_batch for one in manifests),
         max_queued=max(1, math.floor(queued)),
         drain_s=DEFAULT_TIMEOUT_S + DRAIN_MARGIN_S,
+        target_drain_s=min(_p99_s(manifest) for manifest in manifests) / 2,
     )
 
 
@@ -118,7 +132,7 @@ def document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
                 "deployments": [
                     {
                         "name": "models",
-                        "num_replicas": sizing.replicas,
+                        **_scale(sizing),
                         "max_replicas_per_node": 1,
                         "max_ongoing_requests": sizing.max_ongoing,
                         "max_queued_requests": sizing.max_queued,
@@ -128,6 +142,22 @@ def document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
                 ],
             }
         ],
+    }
+
+
+def _scale(sizing: Sizing) -> dict[str, Any]:
+    if sizing.max_replicas == sizing.replicas:
+        return {"num_replicas": sizing.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": sizing.replicas,
+            "max_replicas": sizing.max_replicas,
+            "upscale_delay_s": UPSCALE_DELAY_S,
+            "policy": {
+                "policy_function": scaling.POLICY,
+                "policy_kwargs": {"target_drain_s": sizing.target_drain_s, "max_load": MAX_LOAD},
+            },
+        }
     }
 
 

@@ -12,6 +12,7 @@ from optimize.registry import Registry
 from serve import hardening, logs, metrics
 from serve.checkup import Checkup
 from serve.hosting import Models
+from serve.load import LoadMeter
 from serve.plan import Plan, Route
 from serve.routes import PublicMethods
 from serve.security import Gate
@@ -36,6 +37,7 @@ class ModelServer(PublicMethods):
         self.servicer = Servicer(self._models, Gate(TokensFile(plan.tokens).current if plan.tokens else None))
         hardening.answer_with(self.servicer, natively=plan.route is Route.NATIVE)
         self._checkup = Checkup(self._slow_replicas)
+        self._load = LoadMeter()
         self._metrics = asyncio.create_task(self._tell_metrics(plan.metrics_ports))
         self._versions = Versions(self._models, registry, plan.models, plan.replicas)
         await self._versions.load()
@@ -54,6 +56,10 @@ class ModelServer(PublicMethods):
     async def slow(self) -> bool:
         """Whether this replica is slow, for the others to know."""
         return self._checkup.slow
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve asks where it scales the service, and hands it to the policy."""
+        return self._load.read(self._models.hosted)
 
     async def drain(self) -> None:
         """Take no more calls, and return when the accepted ones are answered."""

@@ -223,6 +223,13 @@ class Batcher:
         """Executions that can be under way at once."""
         return len(self._slots)
 
+    @property
+    def drain_s(self) -> float:
+        """Predicted seconds until all that runs and waits now is done."""
+        with self._lock:
+            now = self._clock()
+            return self._queue.drain_s([max(0.0, slot.busy_until - now) for slot in self._slots])
+
     def executing(self) -> list[Execution]:
         """The executions under way."""
         with self._lock:

@@ -11,7 +11,6 @@ import msgspec
 
 from serve import config, hardening
 from serve.interrupt import Interrupts
-from serve.plan import Plan
 from tests.serving import free_port
 
 
@@ -20,7 +19,8 @@ def main() -> None:
     application = document["applications"][0]
     port = free_port()
     application["args"] |= {"port": port, "metrics_port": 0}
-    plan = config.plan_of(application["args"])
+    most = application["deployments"][0].get("autoscaling_config", {}).get("max_replicas", 1)
+    plan = msgspec.structs.replace(config.plan_of(application["args"]), replicas=most)
     os.environ.update(hardening.environment(plan))
     # Ray reads its settings when it is imported.
     import ray.serve
@@ -29,7 +29,7 @@ def main() -> None:
 
     from serve import app
 
-    def run(_: Plan, __: Path) -> ray.serve.handle.DeploymentHandle:
+    def run(*_: object) -> ray.serve.handle.DeploymentHandle:
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(document), _blocking=True)
         return ray.serve.get_app_handle(application["name"])
 

@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import grpc
 import msgspec
 import numpy as np
 import pytest
@@ -12,16 +15,21 @@ import pytest
 from optimize.budgets import LatencyBudget, ThroughputBudget
 from optimize.errors import UserError
 from optimize.manifest import Manifest, OperatingPoint
-from serve import config
+from protos import open_inference_pb2_grpc
+from serve import codec, config
 from serve.choices import Choice
 from serve.client import Client
 from serve.plan import Plan, Route
+from serve.scaling import BUSY_SHARE, DRAIN_S
 from serve.tls import TlsFiles
+from tests.e2e.test_operation import laborious
 from tests.published import MAX_BATCH, publish, scale
-from tests.serving import COMMAND, started
+from tests.serving import COMMAND, Served, started
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
+    from ray._common.utils import import_attr
+    from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import ServeDeploySchema
 
 
@@ -63,13 +71,27 @@ def test_queues_are_bounded_by_what_can_be_answered_in_time(manifest: Manifest) 
     assert sizing.drain_s > config.DEFAULT_TIMEOUT_S
 
 
+def test_more_replicas_as_the_load_grows(manifest: Manifest) -> None:
+    models = [declaring(manifest, 140.0), declaring(manifest, None, p99_ms=80.0)]
+    sizing = config.sized(models, max_replicas=5)
+    written = config.document(Plan("/registry", (), "127.0.0.1", 9000), sizing)
+    (deployment,) = ServeDeploySchema.model_validate(written).applications[0].deployments
+    scaling = AutoscalingConfig.model_validate(deployment.autoscaling_config)
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    policy = import_attr(scaling.policy.policy_function)(**scaling.policy.policy_kwargs)
+    waiting = SimpleNamespace(aggregated_metrics={DRAIN_S: {"a": 0.1}, BUSY_SHARE: {"a": 0.1}})
+    assert policy(waiting)[0] == pytest.approx(0.1 / 0.04), "half of the tightest p99"
+    with pytest.raises(UserError, match=r"--max-replicas is 1, but the declared throughput takes 2"):
+        config.sized(models, max_replicas=1)
+
+
 def test_a_throughput_without_a_measurement_is_refused(manifest: Manifest) -> None:
     unmeasured = msgspec.structs.replace(declaring(manifest, 70.0), online=None)
     with pytest.raises(UserError, match="declares 70 requests a second, but holds no operating point"):
         config.sized([unmeasured])
 
 
-def test_the_plan_survives_the_file(tmp_path: Path) -> None:
+def test_the_plan_survives_the_file(manifest: Manifest, tmp_path: Path) -> None:
     plan = Plan(
         "/registry",
         (Choice("double", 3, follows=False, pinned=(3, 4)),),
@@ -79,7 +101,7 @@ def test_the_plan_survives_the_file(tmp_path: Path) -> None:
         tls=TlsFiles(Path("/cert"), Path("/key")),
         tokens=tmp_path,
     )
-    written = config.text(config.document(plan, config.Sizing(1, 1, 1, 1, 35.0)))
+    written = config.text(config.document(plan, config.sized([manifest])))
     arguments = msgspec.yaml.decode(written)["applications"][0]["args"]
     assert config.plan_of(arguments) == plan
 
@@ -108,6 +130,36 @@ def test_the_command_writes_what_ray_accepts_and_deploys(tmp_path: Path) -> None
         x = np.ones((2, 4), np.float32)
         np.testing.assert_array_equal(client.infer("double", {"x": x}, timeout_s=20).outputs["y"], 2 * x)
         assert service.stop() == 0
+
+
+def replicas_of(service: Served) -> int:
+    """Processes that serve."""
+    return sum(process.name().startswith("ray::ServeRepl") for process in service.family())
+
+
+@pytest.mark.slow
+def test_a_backlog_adds_a_replica(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish(registry, "laborious", laborious(), tmp_path, max_batch=1)
+    path = tmp_path / "config.yaml"
+    assert serve("--registry", str(registry), "--config-out", str(path), "--max-replicas", "2").returncode == 0
+    path.write_text(path.read_text().replace("max_replicas_per_node: 1", "max_replicas_per_node: 2"))
+    command = [sys.executable, "-m", "tests.serve.deployed_service", str(path)]
+    with started(command, Path(__file__).parents[2], 1) as service, grpc.insecure_channel(service.address) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = codec.write_request("laborious", {"x": np.full((1, 4), 20.0, np.float32)})
+        deadline = time.monotonic() + 90
+        while replicas_of(service) < 2:
+            assert time.monotonic() < deadline, service.output
+            for call in [stub.ModelInfer.future(request, timeout=60) for _ in range(8)]:
+                call.result()
+
+
+def test_the_option_is_for_a_config_alone(tmp_path: Path) -> None:
+    publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
+    ran = serve("--registry", str(tmp_path / "registry"), "--max-replicas", "2")
+    assert ran.returncode == 2
+    assert "--max-replicas is for --config-out" in ran.stderr
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
