@@ -147,6 +147,26 @@ def test_the_ping_is_a_health_check_that_any_http2_server_reads() -> None:
     assert any(isinstance(event, h2.events.StreamEnded) for event in events)
 
 
+def test_the_ping_is_answered_by_a_server_that_serves_and_by_one_that_drains(registry: Registry) -> None:
+    with server(registry) as one:
+        assert is_answered(one)
+        one.run(drain(one))
+        assert is_answered(one)
+
+
+def is_answered(replica: Bare) -> bool:
+    ping = haproxy.ServerPing()
+    host, port = replica.address.split(":")
+    heard = b""
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        link.sendall(ping.request)
+        while ping.answer not in heard:
+            more = link.recv(1 << 16)
+            assert more, heard
+            heard += more
+    return f"expect binary {ping.answer.hex()}\n" in haproxy.configuration("", [], Path(), 1)
+
+
 def test_a_program_that_is_no_haproxy_is_one_line(
     front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
