@@ -92,10 +92,11 @@ def export(
     if quick and build_only:
         raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
     options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout)
+    registry = reporting.registry_of(budget)  # the file may be edited while an export runs
     results = pipeline.export(budget, options, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
-    findings = reporting.of_run(budget, results)
+    findings = reporting.of_run(registry, results)
     for path in reporting.write(findings, report_to) if report_to else ():
         typer.echo(f"wrote {path}", err=True)
     if as_json:
@@ -115,11 +116,12 @@ def validate(
     from optimize import pipeline, report, reporting, selection  # noqa: PLC0415
     from optimize.progress import shown  # noqa: PLC0415
 
+    registry = reporting.registry_of(budget)
     results = pipeline.validate(budget, pipeline.Options(tuple(model or ())), version, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
     if as_json:
-        typer.echo(reporting.document(reporting.of_run(budget, results)))
+        typer.echo(reporting.document(reporting.of_run(registry, results)))
     return selection.worst(result.exit for result in results)
 
 

@@ -169,7 +169,8 @@ def test_published_version_brings_its_operating_points_and_judgements(budgets: P
     served = reporting.collect(budgets, ("identity",)).served["identity"]
     assert (served.online, served.bulk) == (results.ONLINE, None)
     assert [judged.machine.cpu for judged in served.judgements if judged.machine] == ["processor 1", "processor 0"]
-    assert reporting.of_run(budgets, reporting.collect(budgets, ("identity",)).results).served["identity"] == served
+    run = reporting.of_run(reporting.registry_of(budgets), reporting.collect(budgets, ("identity",)).results)
+    assert run.served["identity"] == served
     text = reporting.document(reporting.collect(budgets, ("identity",)))
     assert json.loads(text)["models"][0]["judgements"][0]["machine"]["cpu"] == "processor 1"
 
