@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import ray
 import ray.serve
 from ray.serve.config import gRPCOptions
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from optimize.errors import ArtifactError
+from optimize.errors import ProveserveError
 from optimize.runtime.session import first_line
 from serve import config, guard, haproxy, hardening, logs
 from serve.deployment import ModelServer
@@ -30,6 +31,8 @@ _MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way tha
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
 _SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
 _LOG = "log"  # a socket, in the folder that goes with the service
+_REPLICA_FAILED = re.compile("failed to start")
+_POLL_S = 0.1
 _PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.\w+: (.+)")
 
 
@@ -68,7 +71,7 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: A signal came while it started.
-        ArtifactError: A model cannot be served as it was published.
+        ProveserveError: A model cannot be served as it was published, or a port was taken meanwhile.
     """
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
     log = folder / _LOG
@@ -79,7 +82,7 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
             _start(plan, folder)
             interrupts.listen()  # Ray took SIGTERM for itself
             interrupts.heed()
-            handle = _run(plan, log)
+            handle = _run(plan, log, interrupts)
             relay.let_go()
             try:
                 interrupts.heed()
@@ -134,13 +137,31 @@ def _start(plan: Plan, folder: Path) -> None:
         raise KeyboardInterrupt from None
 
 
-def _run(plan: Plan, log: Path) -> ray.serve.handle.DeploymentHandle:
-    try:
-        return ray.serve.run(build(plan, log), name=NAME, route_prefix=None)
-    except RuntimeError as error:
-        status = ray.serve.status().applications[NAME]
-        messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
-        found = [line for message in messages for line in _PUBLISHED_PROBLEM.findall(message)]
-        if not found:
-            raise
-        raise ArtifactError(found[-1]) from error
+def _run(plan: Plan, log: Path, interrupts: Interrupts) -> ray.serve.handle.DeploymentHandle:
+    """Deploy, and wait until every replica answers; Serve itself would wait forever for the second where only the first can start."""
+    target = ray.serve.RunTarget(build(plan, log), name=NAME, route_prefix=None)
+    (handle,) = ray.serve.run_many([target], wait_for_applications_running=False)
+    while (application := ray.serve.status().applications[NAME]).status != ApplicationStatus.RUNNING:
+        messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
+        gave_up = application.status == ApplicationStatus.DEPLOY_FAILED
+        problem = start_problem("\n".join(messages), plan, gave_up=gave_up)
+        if problem is not None:
+            raise ProveserveError(problem)
+        interrupts.heed()
+        time.sleep(_POLL_S)
+    return handle
+
+
+def start_problem(message: str, plan: Plan, *, gave_up: bool = False) -> str | None:
+    """Why a replica did not start, in one line, from what Ray Serve says; None where it says nothing of the kind, and goes on."""
+    if not gave_up and not _REPLICA_FAILED.search(message):
+        return None
+    if found := _PUBLISHED_PROBLEM.findall(message):
+        return str(found[-1])
+    if "NoAvailablePort" in message or "Failed to bind" in message:
+        taken = ", ".join(plan.own_addresses)
+        return (
+            f"one of {taken} was taken while the service started; run the command again, or choose others with --port"
+        )
+    *_, last = message.strip().splitlines() or ["no reason is known"]
+    return f"a replica did not start: {last.strip()}; run the command again, or see what this machine lacks with `optimize doctor`"

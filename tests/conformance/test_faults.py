@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimize.registry import Registry
+from serve import ports
 from serve.client import Client
 from tests.conformance.load import Load, under_load
 from tests.published import publish, scale
@@ -203,6 +205,28 @@ def test_a_killed_controller_comes_back_and_heals(pair: Served) -> None:
         wait_failing(load)
         wait_whole(load, pair, killed)
     assert load.versions() == {("1", 1.0)}
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_while_the_service_starts_is_one_line(registry: Path) -> None:
+    first = ports.free("127.0.0.1", 0, 2)
+    command = [*COMMAND, "serve", "--registry", str(registry), "--replicas", "2", "--port", str(first)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process,
+        socket.socket() as other,
+    ):
+        began = time.monotonic()
+        while not any("raylet" in child.name() for child in psutil.Process(process.pid).children(recursive=True)):
+            assert time.monotonic() - began < WHOLE_AGAIN_S  # Ray starts once the command has found its ports free
+            time.sleep(0.05)
+        other.bind(("127.0.0.1", first + 1))
+        other.listen()
+        _, told = process.communicate(timeout=2 * WHOLE_AGAIN_S)
+    assert process.returncode == 4
+    assert told.startswith(
+        f"error: one of 127.0.0.1:{first}, 127.0.0.1:{first + 1} was taken while the service started"
+    )
+    assert len(told.splitlines()) == 1
 
 
 @pytest.mark.slow
