@@ -1,7 +1,9 @@
 """One address for two replicas: what the running service does behind HAProxy, under load and when something is killed."""
 
+import contextlib
 import ipaddress
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -16,9 +18,17 @@ from optimize.registry import Registry
 from serve import ports
 from serve.guard import MARK
 from tests.conformance.load import under_load
-from tests.conformance.test_faults import WHOLE_AGAIN_S, call_patiently, processes, replicas, wait_failing, wait_version
+from tests.conformance.test_faults import (
+    REPOSITORY,
+    WHOLE_AGAIN_S,
+    call_patiently,
+    processes,
+    replicas,
+    wait_failing,
+    wait_version,
+)
 from tests.published import publish, scale
-from tests.serving import Served, gone, served
+from tests.serving import Served, gone, served, started
 
 CALLS = "proveserve_calls_total{"
 SPREAD_S = 20.0
@@ -140,6 +150,32 @@ def test_the_calls_of_a_replica_that_hangs_are_given_up_before_their_deadline(re
     codes = load.codes()
     assert codes.keys() == {"OK", "UNAVAILABLE"}
     assert codes["UNAVAILABLE"] <= 8, "one for each call that was with it"
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_a_retrying_caller_nothing(registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    command = [sys.executable, "-m", "tests.conformance.two_nodes", str(registry), str(tmp_path), "--haproxy"]
+    with (
+        started(command, REPOSITORY, models=1) as service,
+        ThreadPoolExecutor() as pool,
+        under_load([service.address], "scaled") as load,
+    ):
+        (controller,) = processes(service, "ServeController")
+        (node,) = (node for node in processes(service, "raylet/raylet") if node.pid != controller.ppid())
+        (lost,) = (replica for replica in replicas(service) if replica.ppid() == node.pid)
+        healed = threading.Event()
+        patient = pool.submit(call_patiently, service.address, healed)
+        try:
+            for process in (node, *node.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            wait_back(service, lost)
+        finally:
+            healed.set()
+        assert patient.result() > 0
+    assert load.codes().keys() <= {"OK", "UNAVAILABLE"}
+    assert load.versions() == {("1", 1.0)}
 
 
 def test_a_killed_haproxy_comes_back_at_its_address(service: Served) -> None:

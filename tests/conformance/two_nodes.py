@@ -1,4 +1,4 @@
-"""`optimize serve` on two Ray nodes of this machine: ``python -m tests.conformance.two_nodes REGISTRY FOLDER``.
+"""`optimize serve` on two Ray nodes of this machine: ``python -m tests.conformance.two_nodes REGISTRY FOLDER [--haproxy]``.
 
 One replica runs on each; either node has room for both.
 """
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from optimize.registry import Registry
-from serve import hardening, ports
+from serve import hardening
 from serve.choices import chosen
+from serve.cli import listening
 from serve.interrupt import Interrupts
 from serve.plan import Plan
 
@@ -36,16 +37,9 @@ def joined(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    port = ports.free("127.0.0.1", 0, REPLICAS)
-    metrics_port = ports.free("127.0.0.1", 0, REPLICAS)
-    plan = Plan(
-        str(Path(sys.argv[1]).absolute()),
-        tuple(chosen(Registry(sys.argv[1]), [])),
-        "127.0.0.1",
-        port,
-        REPLICAS,
-        metrics_port=metrics_port,
-    )
+    registry = Registry(sys.argv[1])
+    plan = Plan(str(Path(sys.argv[1]).absolute()), tuple(chosen(registry, [])), "127.0.0.1", 0, REPLICAS)
+    plan = listening(plan, in_front="--haproxy" in sys.argv)
     os.environ.update(hardening.environment(plan))
     os.environ["RAY_TMPDIR"] = sys.argv[2]  # where the first node writes its address, for others to find
     # Ray reads its settings when it is imported.
@@ -56,7 +50,8 @@ def main() -> None:
     start = ray.init
     ray.init = lambda **options: start(**joined(options))
     with Interrupts() as interrupts, app.running(plan, interrupts):
-        print(f"READY scaled address={','.join(plan.addresses)} ", flush=True)
+        metrics = ",".join(f"127.0.0.1:{port}" for port in plan.metrics_ports)
+        print(f"READY scaled address={','.join(plan.addresses)} metrics={metrics} ", flush=True)
         interrupts.wait()
 
 
