@@ -45,8 +45,9 @@ class Sizing:
     """What the cluster is asked for.
 
     `cores` are one replica's. `max_ongoing` calls fill the queues of one replica. `max_queued` calls, waiting at a proxy, can still be
-    answered within their p99. A replica that is stopped has `drain_s` for the calls that it accepted. Where there may be more than
-    `replicas`, up to `max_replicas`, the autoscaler adds one when what waits takes longer than `target_drain_s`.
+    answered within their p99; where nobody measured, as many again. A replica that is stopped has `drain_s` for the calls that
+    it accepted. Where there may be more than `replicas`, up to `max_replicas`, the autoscaler adds one when what waits takes longer
+    than `target_drain_s`.
     """
 
     replicas: int
@@ -72,12 +73,13 @@ def sized(manifests: Sequence[Manifest], replicas: int = 1, max_replicas: int | 
             f"--max-replicas is {max_replicas}, but the declared throughput takes {count}; raise it, or leave it out"
         )
     queued = sum(_calls_per_s(manifest) * _p99_s(manifest) for manifest in manifests) * count
+    ongoing = sum((QUEUED_BATCHES + _instances(one)) * one.signature.max_batch for one in manifests)
     return Sizing(
         replicas=count,
         max_replicas=max_replicas or count,
         cores=max(_instances(manifest) * manifest.artifact.options.threads for manifest in manifests),
-        max_ongoing=sum((QUEUED_BATCHES + _instances(one)) * one.signature.max_batch for one in manifests),
-        max_queued=max(1, math.floor(queued)),
+        max_ongoing=ongoing,
+        max_queued=math.ceil(queued) or ongoing,
         drain_s=DEFAULT_TIMEOUT_S + DRAIN_MARGIN_S,
         target_drain_s=min(_p99_s(manifest) for manifest in manifests) / 2,
     )

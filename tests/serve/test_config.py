@@ -71,6 +71,11 @@ def test_queues_are_bounded_by_what_can_be_answered_in_time(manifest: Manifest) 
     assert sizing.drain_s > config.DEFAULT_TIMEOUT_S
 
 
+def test_without_a_measurement_queues_are_bounded_all_the_same(manifest: Manifest) -> None:
+    sizing = config.sized([manifest])
+    assert sizing.max_queued == sizing.max_ongoing == (config.QUEUED_BATCHES + 1) * MAX_BATCH
+
+
 def test_more_replicas_as_the_load_grows(manifest: Manifest) -> None:
     models = [declaring(manifest, 140.0), declaring(manifest, None, p99_ms=80.0)]
     sizing = config.sized(models, max_replicas=5)
