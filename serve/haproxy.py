@@ -109,9 +109,10 @@ def configuration(bind: str, replicas: Sequence[str], folder: Path, threads: int
         "    option clitcpka",
         "    option abortonclose",
         "    option http-no-delay",
-        # A call that no replica has seen goes to another; one that was accepted may have run, and is its caller's to repeat.
-        "    retries 3",
-        "    retry-on conn-failure",
+        # A call that its replica did not begin to answer is made once more, by another: a prediction changes nothing. Not more often,
+        # since it may be what ended that replica.
+        "    retries 1",
+        "    retry-on conn-failure empty-response",
         "    option redispatch 1",
         *(f"    errorfile {code} {folder / f'{code}.http'}" for code in OWN_REPLIES),
         "frontend calls",
