@@ -47,6 +47,7 @@ def verdicts(model: dict[str, Any], candidate: str) -> dict[str, dict[str, Any]]
     return {verdict["budget"]: verdict for verdict in found["verdicts"]}
 
 
+@pytest.mark.slow
 def test_a_quick_run_shows_the_trade(folder: Path) -> None:
     model = exported(folder, "--quick")
     assert model["winner"] is None
