@@ -17,7 +17,12 @@ from serve.client import Client
 from tests.serving import COMMAND, gone, served
 
 REPOSITORY = Path(__file__).parents[2]
-SENTENCES = ["what a lovely day", "never again", "the worst meal of my life", "I adore this little place"]
+SENTENCES = [
+    "what a lovely day",
+    "a dull and boring waste of time",
+    "the worst meal of my life",
+    "I adore this little place",
+]
 
 
 @pytest.fixture
