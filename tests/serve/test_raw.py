@@ -103,7 +103,7 @@ def test_a_version_that_comes_meanwhile_preprocesses_by_its_own_rules(tmp_path: 
         go_on.set()
 
     swapping = server.spawn(swap())
-    with Client(server.address) as client:
+    with Client(server.address, max_attempts=1) as client:
         answer = client.infer("counts", texts("wow"))
     swapping.result(10)
     assert answer.version == "2"
