@@ -94,3 +94,12 @@ def test_a_file_that_would_land_elsewhere_is_refused(tmp_path: Path) -> None:
         portable.restored(msgspec.structs.replace(record, files=blobs), registry),
     ):
         pass
+
+
+def test_code_that_a_version_needs_is_not_collected(tmp_path: Path) -> None:
+    manifest = preprocessing.publish(tmp_path / "registry", "counts", 2.0, tmp_path)
+    registry = Registry(tmp_path / "registry")
+    assert registry.collect(older_than_s=-60.0) == []
+    assert manifest.preprocessing is not None
+    with portable.restored(manifest.preprocessing, registry) as preprocess:
+        assert preprocess(texts("a"))["x"].tolist() == [preprocessing.counted("a")]
