@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve import codec
-from tests.published import publish, scale
+from tests.published import laborious, publish, scale
 from tests.serve.test_metrics import by_label, scraped
 from tests.serving import Served, served
 
@@ -39,46 +39,13 @@ def lookup() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def laborious(width: int = 512) -> onnx.ModelProto:
-    """x[batch, 4] -> y = x, after as many matrix products, of some milliseconds each, as its largest element."""
-    value = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["carried", "weight"], ["next"]),
-            helper.make_node("Identity", ["condition"], ["go_on"]),
-        ],
-        "round",
-        [
-            value("round", TensorProto.INT64, []),
-            value("condition", TensorProto.BOOL, []),
-            value("carried", TensorProto.FLOAT, [width, width]),
-        ],
-        [value("go_on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, [width, width])],
-    )
-    weight = np.eye(width, dtype=np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
-            helper.make_node("Cast", ["largest"], ["rounds"], to=TensorProto.INT64),
-            helper.make_node("Loop", ["rounds", "", "weight"], ["product"], body=body),
-            helper.make_node("ReduceMax", ["product"], ["one"], keepdims=0),
-            helper.make_node("Mul", ["x", "one"], ["y"]),
-        ],
-        "laborious",
-        [value("x", TensorProto.FLOAT, ["batch", 4])],
-        [value("y", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.tobytes(), raw=True)],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("registry")
     folder = tmp_path_factory.mktemp("models")
     publish(root, "double", scale(2.0), folder)
     publish(root, "lookup", lookup(), folder)
-    publish(root, "laborious", laborious(), folder, max_batch=1)
+    publish(root, "laborious", laborious(width=512), folder, max_batch=1)
     return root
 
 
@@ -133,8 +100,18 @@ def mixed_run(channel: grpc.Channel) -> Counter:
 def test_metrics_consistency(service: Served) -> None:
     """Calls by code add up to the calls that were made, those that were turned down or given up included."""
     (address,) = metrics_of(service)
-    before = by_label(scraped(address), "proveserve_calls_total", "code")
+
+    def asked_whether_ready() -> float:
+        return by_label(scraped(address), "proveserve_calls_total", "method")["ServerReady",]
+
     with grpc.insecure_channel(service.address) as channel:
+        # A call is counted just after its caller has the answer: once a later one is, those of other tests are, too.
+        known = asked_whether_ready()
+        open_inference_pb2_grpc.GRPCInferenceServiceStub(channel).ServerReady(
+            pb.ServerReadyRequest(), timeout=TIMEOUT_S
+        )
+        until(lambda: asked_whether_ready() > known)
+        before = by_label(scraped(address), "proveserve_calls_total", "code")
         expected = mixed_run(channel)
         assert expected == {"OK": 31, "NOT_FOUND": 4, "INVALID_ARGUMENT": 10, "INTERNAL": 2, "DEADLINE_EXCEEDED": 5}
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
