@@ -33,6 +33,41 @@ def scale(factor: float) -> onnx.ModelProto:
     return _model([helper.make_node("Mul", ["x", "factor"], ["y"])], TensorProto.FLOAT, 4, [weight])
 
 
+def laborious(width: int, rounds: int | None = None) -> onnx.ModelProto:
+    """x[batch, 4] -> y = x, after `rounds` matrix products, or as many as its largest element says."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["carried", "weight"], ["next"]),
+            helper.make_node("Identity", ["condition"], ["go_on"]),
+        ],
+        "round",
+        [
+            value("round", TensorProto.INT64, []),
+            value("condition", TensorProto.BOOL, []),
+            value("carried", TensorProto.FLOAT, [width, width]),
+        ],
+        [value("go_on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, [width, width])],
+    )
+    identity_matrix = np.eye(width, dtype=np.float32)
+    weights = [helper.make_tensor("weight", TensorProto.FLOAT, (width, width), identity_matrix.tobytes(), raw=True)]
+    counted = []
+    if rounds is None:
+        counted = [
+            helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["rounds"], to=TensorProto.INT64),
+        ]
+    else:
+        weights.append(helper.make_tensor("rounds", TensorProto.INT64, [], [rounds]))
+    nodes = [
+        *counted,
+        helper.make_node("Loop", ["rounds", "", "weight"], ["product"], body=body),
+        helper.make_node("ReduceMax", ["product"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["x", "one"], ["y"]),
+    ]
+    return _model(nodes, TensorProto.FLOAT, 4, weights)
+
+
 def _model(nodes: list, dtype: int, width: int, weights: list | None = None) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,

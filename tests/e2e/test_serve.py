@@ -22,45 +22,11 @@ from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve import codec
 from serve.client import Client
-from tests.published import publish, scale
+from tests.published import laborious, publish, scale
 from tests.serving import COMMAND, Served, gone, served
 
 REPOSITORY = Path(__file__).parents[2]
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
-
-
-def slow(rounds: int = 150, width: int = 768) -> onnx.ModelProto:
-    """x[batch, 4] -> y = x, after `rounds` matrix products that take a second or two."""
-    value = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["carried", "weight"], ["next"]),
-            helper.make_node("Identity", ["condition"], ["go_on"]),
-        ],
-        "round",
-        [
-            value("round", TensorProto.INT64, []),
-            value("condition", TensorProto.BOOL, []),
-            value("carried", TensorProto.FLOAT, [width, width]),
-        ],
-        [value("go_on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, [width, width])],
-    )
-    weight = np.eye(width, dtype=np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Loop", ["rounds", "", "weight"], ["product"], body=body),
-            helper.make_node("ReduceMax", ["product"], ["one"], keepdims=0),
-            helper.make_node("Mul", ["x", "one"], ["y"]),
-        ],
-        "slow",
-        [value("x", TensorProto.FLOAT, ["batch", 4])],
-        [value("y", TensorProto.FLOAT, ["batch", 4])],
-        [
-            helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.tobytes(), raw=True),
-            helper.make_tensor("rounds", TensorProto.INT64, [], [rounds]),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +36,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish(root, "double", scale(2.0), folder)
     publish(root, "double", scale(-2.0), folder)
     publish(root, "triple", scale(3.0), folder)
-    publish(root, "slow", slow(), folder, max_batch=1)
+    publish(root, "slow", laborious(width=768, rounds=150), folder, max_batch=1)
     return root
 
 
