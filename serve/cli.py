@@ -72,8 +72,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines call without TLS.")] = False,
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
-    from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
-
     tls_files = tls.chosen(tls_cert, tls_key, client_ca)
     security.check_exposure(host, encrypted=tls_files is not None, insecure=insecure)
     if tokens is not None:
@@ -84,15 +82,15 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     for manifest in manifests:
         published.model_file(manifest)
     plan = Plan(
-        published.place,
-        tuple(choices),
-        host,
-        port,
-        replicas,
-        route,
-        tls_files,
-        tokens and tokens.absolute(),
-        metrics_port,
+        registry=published.place,
+        models=tuple(choices),
+        host=host,
+        port=port,
+        replicas=replicas,
+        route=route,
+        tls=tls_files,
+        tokens=tokens and tokens.absolute(),
+        metrics_port=metrics_port,
     )
     if config_out is not None:
         if in_front:
@@ -107,7 +105,14 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
             "--max-replicas is for --config-out: on one machine, --replicas says how many there are; leave it out"
         )
     check_cores(manifests, replicas, len(os.sched_getaffinity(0)))
-    plan = listening(plan, in_front=in_front)
+    run(listening(plan, in_front=in_front), manifests, published)
+    return Exit.OK
+
+
+def run(plan: Plan, manifests: Sequence[Manifest], published: Registry) -> None:
+    """Serve until a signal comes; one line for each version once all can be called."""
+    from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
+
     os.environ.update(hardening.environment(plan))
     from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
 
@@ -116,7 +121,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         for manifest in manifests:
             typer.echo(ready_line(manifest, plan, measured_here=published.measured_on(manifest, here)))
         interrupts.wait()
-    return Exit.OK
 
 
 def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest], max_replicas: int | None) -> None:
