@@ -14,6 +14,7 @@ servicer    the protocol's methods
 security    who may call what, and where a service may listen
 tokens      the tokens file, and `optimize token`
 tls         the certificate files
+watched     files that may change while a service runs
 routes      how calls reach them: a bare grpc.aio server, or Ray Serve
 reflection  what grpcurl and its like ask
 plan        what one service runs, and where

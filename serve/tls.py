@@ -1,5 +1,6 @@
-"""TLS files of a service: checked before anything starts, and loaded by each replica."""
+"""TLS files of a service: checked before anything starts, loaded by each replica, and again where they are renewed."""
 
+import logging
 import ssl
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from msgspec import Struct
 
 from optimize.errors import UserError
+from serve import logs
+from serve.watched import WatchedFiles
 
 
 class TlsFiles(Struct, frozen=True):
@@ -15,6 +18,11 @@ class TlsFiles(Struct, frozen=True):
     cert: Path
     key: Path
     client_ca: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that there is."""
+        return tuple(path for path in (self.cert, self.key, self.client_ca) if path is not None)
 
 
 def chosen(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
@@ -66,14 +74,34 @@ def check(files: TlsFiles) -> None:
 
 
 def server_credentials(files: TlsFiles) -> Any:
-    """The files as grpc.ServerCredentials; with a client CA, a client without a certificate of it is turned away."""
+    """The files as grpc.ServerCredentials; every new connection gets them as they are by then.
+
+    With a client CA, a client without a certificate of it is turned away. Files that were changed to what cannot be used are not
+    taken: connections get those of before.
+    """
     import grpc  # noqa: PLC0415 - `serve.cli` checks the files without it
 
-    return grpc.ssl_server_credentials(
-        [(read(files.key, "--tls-key"), read(files.cert, "--tls-cert"))],
-        root_certificates=read(files.client_ca, "--client-ca") if files.client_ca else None,
-        require_client_auth=files.client_ca is not None,
-    )
+    watched = WatchedFiles(files.paths)  # before they are read, so that no change is missed
+
+    def configuration() -> Any:
+        roots = read(files.client_ca, "--client-ca") if files.client_ca else None
+        pair = read(files.key, "--tls-key"), read(files.cert, "--tls-cert")
+        return grpc.ssl_server_certificate_configuration([pair], roots)
+
+    def renewed() -> Any:
+        """What gRPC asks at every handshake; None goes on with what it has."""
+        if not watched.changed():
+            return None
+        try:
+            check(files)
+            fresh = configuration()
+        except (UserError, OSError) as error:  # OSError: a file went away between two looks at it
+            logs.tell("certificate refused", logging.ERROR, problem=str(error), instead="that of before stays in use")
+            return None
+        logs.tell("certificate changed", file=str(files.cert))
+        return fresh
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, files.client_ca is not None)
 
 
 def read(path: Path, option: str) -> bytes:

@@ -13,9 +13,7 @@ import typer
 from optimize.errors import Exit, UserError
 from serve import logs
 from serve.security import EVERY_MODEL, Grant, Tokens, digest_of
-
-CHECK_PERIOD_S = 1.0
-"""How old the answer may be to whether the file has changed."""
+from serve.watched import WatchedFiles
 
 _TOKEN_BYTES = 32
 _OWNER_ONLY = 0o600
@@ -48,40 +46,22 @@ class TokensFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._clock = clock
-        self._seen = _state(path)
+        self._file = WatchedFiles([path], clock)  # before it is read, so that no change is missed
         self._tokens = read(path)
-        self._looked_s = clock()
 
     def current(self) -> Tokens:
         """The tokens in force."""
-        now_s = self._clock()
-        if now_s - self._looked_s >= CHECK_PERIOD_S:
-            self._looked_s = now_s
-            self._look()
+        if self._file.changed():
+            self._read_again()
         return self._tokens
 
-    def _look(self) -> None:
-        # Taken before the file is read, so that a change between the two is found at the next look.
-        state = _state(self._path)
-        if state == self._seen:
-            return
-        self._seen = state
+    def _read_again(self) -> None:
         try:
             self._tokens = read(self._path)
         except UserError as error:
-            logs.tell("tokens_refused", logging.ERROR, problem=str(error), instead="those of before stay in force")
+            logs.tell("tokens refused", logging.ERROR, problem=str(error), instead="those of before stay in force")
         else:
-            logs.tell("tokens_changed", tokens=len(self._tokens.grants))
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What differs between two states of a file; None where there is no file to be seen."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+            logs.tell("tokens changed", tokens=len(self._tokens.grants))
 
 
 def add(path: Path, name: str, models: list[str]) -> str:

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec, tls, tokens
+from serve import codec, tls, tokens, watched
 from serve.hosting import Models
 from serve.security import Gate
 from serve.tls import TlsFiles
@@ -255,10 +255,41 @@ def test_a_changed_tokens_file_counts(secured: Secured) -> None:
     until(lambda: secured.infer("identity", fresh) is StatusCode.UNAUTHENTICATED)
     secured.tokens_file.write_text("broken\n")
     try:
-        time.sleep(tokens.CHECK_PERIOD_S)
+        time.sleep(watched.CHECK_PERIOD_S)
         assert secured.infer() is StatusCode.OK
     finally:
         secured.tokens_file.write_text(before)
+
+
+def test_a_renewed_certificate_counts_for_new_connections(
+    secured: Secured, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if "haproxy" in request.node.callspec.id:
+        pytest.skip("HAProxy reads its files when it starts")
+    ours, other = secured.certificates, issue(tmp_path / "other")
+    held = {path: path.read_bytes() for path in (ours.server, ours.server_key)}
+
+    def shows_a_certificate_of(authority: Path) -> bool:
+        known = ours.client_key.read_bytes(), ours.client.read_bytes()
+        credentials = grpc.ssl_channel_credentials(authority.read_bytes(), *known)
+        with grpc.secure_channel(secured.address, credentials) as channel:
+            try:
+                channel.unary_unary(f"{INFERENCE}ServerLive")(b"", timeout=5)
+            except grpc.RpcError:
+                return False
+            return True
+
+    assert shows_a_certificate_of(ours.ca)
+    assert secured.infer() is StatusCode.OK
+    ours.server.write_bytes(other.server.read_bytes())
+    ours.server_key.write_bytes(other.server_key.read_bytes())
+    try:
+        until(lambda: shows_a_certificate_of(other.ca))
+        assert secured.infer() is StatusCode.OK, "the connection of before goes on"
+    finally:
+        for path, content in held.items():
+            path.write_bytes(content)
+    until(lambda: shows_a_certificate_of(ours.ca))
 
 
 def until(condition: object, limit_s: float = 15.0) -> None:

@@ -1,13 +1,17 @@
 import os
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
 from optimize.errors import UserError
-from serve import tls
+from serve import logs, tls, watched
 from serve.tls import TlsFiles
+from tests.certificates import Certificates, issue
 
 AUTHORITY = trustme.CA()
 MINE, OTHER = (AUTHORITY.issue_cert("localhost") for _ in range(2))
@@ -94,3 +98,83 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(files: TlsFiles)
     )
     with pytest.raises(UserError, match="wanted a PEM file without a password"):
         tls.check(files)
+
+
+@pytest.fixture
+def renewable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Renewable"]:
+    """A server with mutual TLS that looks at its files at every handshake."""
+    monkeypatch.setattr(watched, "CHECK_PERIOD_S", 0.0)
+    told: list[str] = []
+    monkeypatch.setattr(logs, "tell", lambda event, *_, **__: told.append(event))
+    found = Renewable(tmp_path, told)
+    yield found
+    found.server.stop(None).wait()
+
+
+class Renewable:
+    """A real server, the files that it was started with, and what it told."""
+
+    def __init__(self, folder: Path, told: list[str]) -> None:
+        self.folder = folder
+        self.told = told
+        self.first = issue(folder / "first")
+        self.second = issue(folder / "second")
+        self.files = TlsFiles(*(folder / name for name in ("cert.pem", "key.pem", "ca.pem")))
+        self.install(self.first)
+        self.server = grpc.server(futures.ThreadPoolExecutor(1))
+        answer = grpc.unary_unary_rpc_method_handler(lambda _, __: b"")
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"C": answer}),))
+        port = self.server.add_secure_port("127.0.0.1:0", tls.server_credentials(self.files))
+        self.server.start()
+        self.address = f"127.0.0.1:{port}"
+
+    def install(self, issued: Certificates, *names: str) -> None:
+        """Put the files in the place of those of before; all, or those named."""
+        for name, source in (("cert", issued.server), ("key", issued.server_key), ("client_ca", issued.ca)):
+            if not names or name in names:
+                fresh = self.folder / "fresh.pem"
+                fresh.write_bytes(source.read_bytes())
+                fresh.replace(getattr(self.files, name))
+
+    def channel(self, issued: Certificates) -> grpc.Channel:
+        alone = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+        return grpc.secure_channel(self.address, issued.channel_credentials(), alone)
+
+    def lets_in(self, issued: Certificates) -> bool:
+        """Whether a new connection with these certificates gets an answer."""
+        with self.channel(issued) as channel:
+            try:
+                channel.unary_unary("/a.B/C")(b"", timeout=5)
+            except grpc.RpcError:
+                return False
+            return True
+
+
+def test_renewed_files_count_for_new_connections(renewable: Renewable) -> None:
+    with renewable.channel(renewable.first) as kept:
+        kept.unary_unary("/a.B/C")(b"", timeout=5)
+        renewable.install(renewable.second)
+        assert renewable.lets_in(renewable.second)
+        assert not renewable.lets_in(renewable.first)
+        kept.unary_unary("/a.B/C")(b"", timeout=5)
+    assert renewable.told == ["certificate changed"]
+
+
+def test_files_are_not_taken_until_all_fit_each_other(renewable: Renewable) -> None:
+    renewable.install(renewable.second, "cert")
+    assert renewable.lets_in(renewable.first), "the new certificate waits for its key"
+    assert renewable.lets_in(renewable.first), "and is told of once"
+    renewable.install(renewable.second, "key", "client_ca")
+    assert renewable.lets_in(renewable.second)
+    assert renewable.told == ["certificate refused", "certificate changed"]
+
+
+@pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
+@pytest.mark.parametrize("how", ["gone", "garbage"])
+def test_a_broken_file_is_refused_and_those_of_before_go_on(renewable: Renewable, name: str, how: str) -> None:
+    path = getattr(renewable.files, name)
+    path.unlink() if how == "gone" else path.write_bytes(b"garbage")
+    assert renewable.lets_in(renewable.first)
+    renewable.install(renewable.first)
+    assert renewable.lets_in(renewable.first)
+    assert renewable.told == ["certificate refused", "certificate changed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optimize.errors import UserError
-from serve import logs, tokens
+from serve import logs, tokens, watched
 from serve.security import Tokens, digest_of
 from serve.tokens import TokensFile
 from tests.serving import COMMAND
@@ -22,7 +22,7 @@ class Clock:
         return self.now_s
 
     def pass_period(self) -> None:
-        self.now_s += tokens.CHECK_PERIOD_S
+        self.now_s += watched.CHECK_PERIOD_S
 
 
 def line(name: str, token: str) -> str:
@@ -53,7 +53,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, said: list) -> None:
     clock.pass_period()
     assert file.current().identify("one") is None
     assert file.current().identify("two")
-    assert [event for event, _ in said] == ["tokens_changed"]
+    assert [event for event, _ in said] == ["tokens changed"]
 
 
 def test_a_change_in_place_of_the_same_length_is_seen(tmp_path: Path, said: list) -> None:
@@ -82,7 +82,7 @@ def test_what_breaks_the_file_keeps_the_old_tokens_and_says_so_once(tmp_path: Pa
     for _ in range(3):
         clock.pass_period()
         assert file.current().identify("one")
-    assert [event for event, _ in said] == ["tokens_refused"]
+    assert [event for event, _ in said] == ["tokens refused"]
     assert str(path) in said[0][1]["problem"]
     assert "plain-token" not in str(said)
     if how == "a folder":
