@@ -1,18 +1,18 @@
 """The README's five commands, run in a copy of what they need, at full size: 16,000 calls judged in eight blocks."""
 
 import json
-import re
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from optimize.errors import Exit
+from tests.e2e.readme import blocks, clone, typed
+from tests.e2e.stock import check_answers, in_process
 from tests.serving import gone, started
 
 REPOSITORY = Path(__file__).parents[2]
@@ -20,24 +20,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 def commands() -> dict[str, list[str]]:
     """The README's five commands by the sub-command of `optimize` that they call, in order."""
-    text = (REPOSITORY / "README.md").read_text()
-    section = text.split("## The whole loop in five commands")[1]
-    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
-    assert block is not None
-    return {line.split()[1]: shlex.split(line) for line in block.group(1).strip().splitlines()}
+    (block,) = blocks("The whole loop in five commands")
+    return {line.split()[1]: shlex.split(line) for line in block.splitlines()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a user has after cloning and `make setup`, without anything built yet."""
-    place = tmp_path / "clone"
-    place.mkdir()
-    shutil.copy(REPOSITORY / "budgets.toml", place)
-    shutil.copytree(
-        REPOSITORY / "examples", place / "examples", ignore=shutil.ignore_patterns("weights", "__pycache__")
-    )
-    (place / ".venv").symlink_to(sys.prefix)
-    return place
+    return clone(tmp_path / "clone")
 
 
 def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -58,7 +47,29 @@ def test_the_readme_shows_the_whole_loop_in_five_commands() -> None:
     assert list(commands()) == ["export", "serve", "score", "loadtest", "report"]
 
 
-def test_the_loop_closes(folder: Path) -> None:
+def test_three_commands_lead_to_a_first_prediction() -> None:
+    """`test_the_loop_closes` runs the third of them, and the slow test of the other demo model all."""
+    demo, serve, predict, *_ = blocks("Start")
+    assert demo == "make demo"
+    assert "demo: setup\n\t$(BIN)/optimize export --budget budgets.toml\n" in (REPOSITORY / "Makefile").read_text()
+    assert serve == ".venv/bin/optimize serve"
+    assert predict.startswith(".venv/bin/python - <<'END'\n")
+    assert "tritonclient" in predict
+
+
+def check_clients(folder: Path, address: str, scratch: Path) -> None:
+    """The stock client and ours, as the README calls them, are answered what the session answers."""
+    _, _, predict, *_, examples = blocks("Start")
+    assert typed(folder, predict) == "the first image shows a 0\n"
+    rows = pq.read_table(folder / "examples/data/digits.parquet").column("image").to_pylist()
+    images = {"image": np.array(rows[:8], np.float32)}
+    check_answers(folder / "artifacts", "digits", address, {"images": images}, scratch)
+    digits = in_process(folder / "artifacts", "digits", images)["output"].argmax(axis=1)
+    ours, _ = typed(folder, examples.splitlines()[0]).splitlines()
+    assert ours == " ".join(["digits:", *map(str, digits)])
+
+
+def test_the_loop_closes(folder: Path, tmp_path: Path) -> None:
     steps = commands()
 
     exported = run(folder, steps["export"])
@@ -76,6 +87,7 @@ def test_the_loop_closes(folder: Path) -> None:
     with started(steps["serve"], folder, models=1) as service:
         family = service.family()
         assert steps["loadtest"][2] == service.address
+        check_clients(folder, service.address, tmp_path)
         loaded = judged(folder, steps["loadtest"])
         assert loaded.returncode == 0, loaded.stdout + loaded.stderr
         found = json.loads((folder / "out/loadtest/report.json").read_text())

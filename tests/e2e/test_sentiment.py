@@ -1,7 +1,7 @@
 """The larger example, from sentences to answers: an encoder whose INT8 meets budgets that its FP32 does not."""
 
 import json
-import shutil
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -12,11 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optimize import portable
 from optimize.errors import Exit
+from optimize.registry import Registry
+from optimize.runtime.session import Arrays
 from serve.client import Client
-from tests.serving import COMMAND, gone, served
+from tests.e2e.readme import blocks, clone, typed
+from tests.e2e.stock import check_answers
+from tests.serving import COMMAND, gone, started
 
-REPOSITORY = Path(__file__).parents[2]
 SENTENCES = [
     "what a lovely day",
     "a dull and boring waste of time",
@@ -27,11 +31,7 @@ SENTENCES = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shutil.copy(REPOSITORY / "budgets.toml", tmp_path)
-    shutil.copytree(
-        REPOSITORY / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("weights", "__pycache__")
-    )
-    return tmp_path
+    return clone(tmp_path / "clone")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +52,14 @@ def verdicts(model: dict[str, Any], candidate: str) -> dict[str, dict[str, Any]]
     return {verdict["budget"]: verdict for verdict in found["verdicts"]}
 
 
+def tokenized(registry: Registry, columns: Arrays) -> Arrays:
+    """The model's inputs for the columns, by the code that was published with the version."""
+    preprocessing = registry.load("sentiment").preprocessing
+    assert preprocessing is not None
+    with portable.restored(preprocessing, registry) as preprocess:
+        return preprocess(columns)
+
+
 @pytest.mark.slow
 def test_a_quick_run_shows_the_trade(folder: Path) -> None:
     model = exported(folder, "--quick")
@@ -68,10 +76,19 @@ def test_int8_wins_and_takes_sentences(folder: Path) -> None:
     assert {verdict["verdict"] for verdict in kept.values()} == {"PASS"}
     assert kept["speed.min_speedup"]["low"] >= 2.0
 
-    with served(folder / "artifacts", "--model", "sentiment") as service:
+    sentences = {"text": np.array(SENTENCES, dtype=object)}
+    token_ids = tokenized(Registry(folder / "artifacts"), sentences)
+    _, serve, _, predict, examples = blocks("Start")
+    with started(shlex.split(serve), folder, models=1) as service:
         family = service.family()
+        requests = {"sentences": sentences, "token_ids": token_ids}
+        check_answers(folder / "artifacts", "sentiment", service.address, requests, folder)
+        assert typed(folder, predict) == "positive: [1 0]\n"
+        assert typed(folder, examples.splitlines()[1]) == (
+            "positive: what a lovely day\nnegative: a dull and boring waste of time\n"
+        )
         with Client(service.address) as client:
-            answer = client.infer("sentiment", {"text": np.array(SENTENCES, dtype=object)})
+            answer = client.infer("sentiment", sentences)
         assert answer.outputs["logits"].argmax(axis=1).tolist() == [1, 0, 0, 1]
         assert service.stop(signal.SIGTERM) == 0
         assert gone(family)
