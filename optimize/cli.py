@@ -156,7 +156,7 @@ def init(
     """Write a commented budgets.toml for a model."""
     from optimize.scaffold import budgets_toml  # noqa: PLC0415
 
-    text = budgets_toml(model, Path.cwd(), str(output))
+    text = budgets_toml(model, Path.cwd(), output)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)

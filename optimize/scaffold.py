@@ -1,13 +1,16 @@
 """Write a first budgets.toml for a model: everything that its signature tells, and comments on the rest."""
 
 import inspect
+import json
+import os
+import re
 from pathlib import Path
 
 from optimize.budgets import BATCH
 from optimize.errors import ArtifactError, SourceError
 from optimize.manifest import SessionOptions, TensorSpec
 from optimize.runtime.session import OnnxSession
-from optimize.source.imports import attribute
+from optimize.source.model import load_module
 
 _HEAD = """\
 # When not to optimise yet:
@@ -21,8 +24,8 @@ schema = 1
 registry = "artifacts"
 
 [models.{name}]
-source = "{source}"
-data = "{data}"   # samples(split) -> iterable of (dict of arrays, labels); or a .npz or .parquet file with a column `label`
+source = {source}
+data = {data}   # samples(split) -> iterable of (dict of arrays, labels); or a .npz or .parquet file with a column `label`
 targets = ["cpu"]                # cpu | cuda | tensorrt | tensorrt-rtx
 objective = "latency"            # what to improve among those that qualify: latency | throughput | memory | size | cost
 """
@@ -42,18 +45,22 @@ min_speedup = 1.5                # rows a second against the source model on the
 """
 
 
-def budgets_toml(model: str, base: Path, file: str) -> str:
-    """The text of a budgets file for a .onnx file, or for "file.py:attr" that names an nn.Module or its factory.
+def budgets_toml(model: str, base: Path, output: Path) -> str:
+    """The text of the budgets file `output` for a .onnx file, or for "file.py:attr" that names an nn.Module or its factory.
+
+    `model` is relative to `base`; in the file it is relative to the file's folder, as all paths there are.
 
     Raises:
         SourceError: The model cannot be opened.
     """
-    place, _, attr = model.partition(":")
-    name = Path(place).stem.replace(" ", "-")
-    specs = _onnx(base / model) if model.endswith(".onnx") else _python(model, base)
-    data = f"{place}:samples" if attr else "samples.npz"
+    place, _, attr = model.rpartition(":") if not model.endswith(".onnx") else (model, "", "")
+    specs = _python(model, base) if attr else _onnx(base / model)
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(place).stem).strip("-") or "model"
+    if place.endswith((".onnx", ".py")) and not Path(place).is_absolute():
+        place = os.path.relpath(base / place, (base / output).parent)
+    source, data = (f"{place}:{attr}", f"{place}:samples") if attr else (place, "samples.npz")
     return (
-        _HEAD.format(name=name, source=model, data=data, file=file)
+        _HEAD.format(name=name, source=_text(source), data=_text(data), file=output)
         + _inputs(name, specs)
         + _dims(name, specs)
         + _BUDGETS.format(name=name)
@@ -72,10 +79,7 @@ def _onnx(path: Path) -> tuple[TensorSpec, ...]:
 
 def _python(model: str, base: Path) -> tuple[TensorSpec, ...]:
     """One input per parameter of `forward`; what shapes they have, no signature tells."""
-    found = attribute(model, base)
-    module = found if hasattr(found, "forward") or not callable(found) else found()
-    if not hasattr(module, "forward"):
-        raise SourceError(f"{model}: gave {type(module).__name__}; wanted a torch.nn.Module")
+    module = load_module(model, base)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [
         p.name
@@ -111,5 +115,9 @@ def _dims(name: str, specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _key(name: str) -> str:
-    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
-    return name if bare else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
+
+
+def _text(value: str) -> str:
+    """A TOML string, whose escapes are JSON's."""
+    return json.dumps(value, ensure_ascii=False)

@@ -50,10 +50,10 @@ def _from_file(spec: str, path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
         module_spec.loader.exec_module(module)
-    except ProveserveError:
-        raise
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and a script without a guard exits
         del sys.modules[name]
+        if isinstance(error, ProveserveError):
+            raise
         raise SourceError(f"{spec}: importing {path.name} failed: {type(error).__name__}: {error}") from error
     return module
 
@@ -64,7 +64,7 @@ def _from_name(spec: str, module: str, base: Path) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise SourceError(f"{spec}: no module {error.name!r}; install it, or name a file as file.py:attr") from None
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # as above
         raise SourceError(f"{spec}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 

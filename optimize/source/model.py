@@ -82,34 +82,63 @@ class TorchModel:
         return arrays if outputs is None else {name: arrays[name] for name in outputs}
 
     def digest(self) -> str:
-        """Digest of the user's code, of every parameter and buffer, and of the plain values that modules hold."""
+        """Digest of the user's code, of every parameter and buffer, and of the plain values and arrays that modules hold."""
         total = hashlib.sha256(code_digest(self._base).encode())
         for name, value in _settings(self.module):
-            total.update(f"{name} = {value!r}|".encode())
-        for name, tensor in sorted([*self.module.named_parameters(), *self.module.named_buffers()]):
-            total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            total.update(
-                tensor.detach().cpu().contiguous().view(-1).view(self._torch.uint8).numpy().tobytes()
-                if tensor.numel()
-                else b""
-            )
+            total.update(f"{name} = {_told(value)}|".encode())
+        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            total.update(f"{name} = {_told(tensor)}|".encode())
         return total.hexdigest()
 
 
 def _settings(module: Any) -> Iterator[tuple[str, object]]:
-    """What a factory may have read from a file and left in a module beside its weights, such as a scale or a kernel size."""
+    """What a factory may have read from a file and left in a module beside its weights, such as a scale or a table."""
     for owner, part in module.named_modules():
         for name, value in sorted(vars(part).items()):
-            if _is_plain(value):
+            if name not in ("_parameters", "_buffers") and _has_value(value):
                 yield f"{owner}.{name}", value
 
 
-def _is_plain(value: object) -> bool:
+def _has_value(value: object) -> bool:
+    """Whether a value is told by what it holds, and not by which object it is."""
     if isinstance(value, Mapping):
-        return all(map(_is_plain, value.keys())) and all(map(_is_plain, value.values()))
+        return all(map(_has_value, value.keys())) and all(map(_has_value, value.values()))
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | bytes)
+        return all(map(_has_value, value))
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    return _is_tensor(value) or value is None or isinstance(value, bool | int | float | str | bytes)
+
+
+def _is_tensor(value: object) -> bool:
+    """Whether it is a tensor whose bytes are its values: a sparse or quantised one, or one on no device, is not."""
+    import torch  # noqa: PLC0415
+
+    return (
+        isinstance(value, torch.Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
+    )
+
+
+def _told(value: Any) -> str:
+    """A value in words, an array by the digest of its bytes."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_told(key)}: {_told(entry)}' for key, entry in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_told, value))}]"
+    if _is_tensor(value):
+        content = _bytes(value)
+    elif isinstance(value, np.ndarray):
+        content = value.tobytes()
+    else:
+        return repr(value)
+    return f"{value.dtype}{list(value.shape)} {hashlib.sha256(content).hexdigest()}"
+
+
+def _bytes(tensor: Any) -> bytes:
+    import torch  # noqa: PLC0415
+
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return bytes(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else b""
 
 
 def _passed(module: Any, names: Sequence[str], positional: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -152,24 +181,7 @@ def load_torch(budgets: ModelBudgets, base: Path, threads: int) -> TorchModel:
         SourceError: It cannot be loaded, or is not a module.
     """
     spec = budgets.source
-    try:
-        import torch  # noqa: PLC0415
-    except ImportError:
-        raise SourceError(f"{spec}: needs PyTorch, which is not installed; install proveserve[cpu]") from None
-    positional = 0
-    if spec.endswith(".pt2"):
-        module, positional = _load_program(base / spec)
-    else:
-        factory = attribute(spec, base)
-        try:
-            module = factory() if not isinstance(factory, torch.nn.Module) else factory
-        except SourceError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise SourceError(f"{spec}() failed: {type(error).__name__}: {error}") from error
-        if not isinstance(module, torch.nn.Module):
-            raise SourceError(f"{spec}() gave {type(module).__name__}; wanted a torch.nn.Module")
-        module = module.eval()
+    module, positional = _load_program(base / spec) if spec.endswith(".pt2") else (load_module(spec, base), 0)
     if not budgets.inputs:
         raise SourceError(
             f"{spec}: a PyTorch source needs its inputs declared; add [models.NAME.inputs.INPUT] with dtype and shape"
@@ -177,10 +189,37 @@ def load_torch(budgets: ModelBudgets, base: Path, threads: int) -> TorchModel:
     return TorchModel(module, tuple(budgets.inputs), tuple(budgets.outputs), base, threads, positional)
 
 
+def load_module(spec: str, base: Path) -> Any:
+    """The nn.Module that "file.py:attr" names or its factory returns, ready to answer.
+
+    Raises:
+        SourceError: It cannot be loaded, or is not a module.
+    """
+    torch = _torch(spec)
+    module = factory = attribute(spec, base)
+    if not isinstance(factory, torch.nn.Module):
+        try:
+            module = factory()
+        except SourceError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise SourceError(f"{spec}() failed: {type(error).__name__}: {error}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise SourceError(f"{spec}() gave {type(module).__name__}; wanted a torch.nn.Module")
+    return module.eval()
+
+
+def _torch(spec: str) -> Any:
+    try:
+        import torch  # noqa: PLC0415 - seconds to import, and an ONNX source does without
+    except ImportError:
+        raise SourceError(f"{spec}: needs PyTorch, which is not installed; install proveserve[cpu]") from None
+    return torch
+
+
 def _load_program(path: Path) -> tuple[Any, int]:
     """The program as a module, and how many of its inputs it was exported to take by position."""
-    import torch  # noqa: PLC0415
-
+    torch = _torch(path.name)
     if not path.is_file():
         raise SourceError(f"{path}: no such file; `source` is relative to the budgets file")
     try:

@@ -3,7 +3,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -202,22 +201,27 @@ class Net(nn.Module):
     def forward(self, image, scale=None): return image
 def net(): return Net()
 def text(): return "no module"
+def fails(): raise RuntimeError("no weights here")
 """
 
 
-@pytest.mark.parametrize(
-    ("model", "check"),
-    [
-        ("net.py:net", lambda text: "image" in text),
-        ("net.py:Net", lambda text: "image" in text),
-    ],
-)
-def test_init_of_a_module(tmp_path: Path, model: str, check: Callable[[str], bool]) -> None:
+@pytest.mark.parametrize("model", ["net.py:net", "net.py:Net"])
+def test_init_of_a_module(tmp_path: Path, model: str) -> None:
     (tmp_path / "net.py").write_text(MODULES)
     done = optimize("init", model, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert check((tmp_path / "budgets.toml").read_text())
-    assert budgets.load(tmp_path / "budgets.toml").models["net"].source == model
+    declared = budgets.load(tmp_path / "budgets.toml").models["net"]
+    assert (declared.source, list(declared.inputs)) == (model, ["image"])
+
+
+def test_init_of_a_file_with_an_odd_name_for_another_folder(tmp_path: Path) -> None:
+    publish(tmp_path / "registry", "net", identity(), tmp_path)
+    (tmp_path / "net.onnx").rename(tmp_path / 'größer "v1.2" (1).onnx')
+    (tmp_path / "deploy").mkdir()
+    done = optimize("init", 'größer "v1.2" (1).onnx', "--output", "deploy/own.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ((name, model),) = budgets.load(tmp_path / "deploy" / "own.toml").models.items()
+    assert (name, model.source) == ("gr-er-v1-2-1", '../größer "v1.2" (1).onnx')
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,8 @@ def test_init_of_a_module(tmp_path: Path, model: str, check: Callable[[str], boo
     [
         ("none.onnx", "none.onnx: no such file"),
         ("net.py:absent", "net.py has no attribute 'absent'"),
-        ("net.py:text", "net.py:text: gave str; wanted a torch.nn.Module"),
+        ("net.py:text", "net.py:text() gave str; wanted a torch.nn.Module"),
+        ("net.py:fails", "net.py:fails() failed: RuntimeError: no weights here"),
         ("net", "wanted `file.py:attr` or `package.module:attr`"),
     ],
 )

@@ -74,6 +74,7 @@ def test_file_is_executed_once(tmp_path: Path) -> None:
         ("no_such_module:net", "no_such_module:net: no module 'no_such_module'; install it, or name a file as file.py:attr"),
         ("broken.py:net", "broken.py:net: importing broken.py failed: ZeroDivisionError: division by zero"),
         ("syntax.py:net", "syntax.py:net: importing syntax.py failed: SyntaxError: "),
+        ("script.py:net", "script.py:net: importing script.py failed: SystemExit: 2"),
         ("needs.py:net", "needs.py:net: importing needs.py failed: ModuleNotFoundError: No module named 'absent'"),
     ],
 )  # fmt: skip
@@ -81,6 +82,7 @@ def test_what_cannot_be_found_is_told(tmp_path: Path, spec: str, told: str) -> N
     write(tmp_path, "model.py", "class Net: pass\n\ndef factory(): pass\n_private = 1\n")
     write(tmp_path, "broken.py", "1 / 0\n")
     write(tmp_path, "syntax.py", "def\n")
+    write(tmp_path, "script.py", "raise SystemExit(2)\n")
     write(tmp_path, "needs.py", "import absent\n")
     with pytest.raises(SourceError) as caught:
         attribute(spec, tmp_path)

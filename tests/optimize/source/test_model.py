@@ -73,6 +73,18 @@ def test_digest_shows_whatever_the_factory_may_have_read(tmp_path: Path, change:
     assert wrapped(scaled(**change), tmp_path).digest() != wrapped(scaled(), tmp_path).digest()
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, lambda value: [{"table": np.array(value)}]])
+def test_digest_shows_arrays_beside_the_weights(tmp_path: Path, kind: Any) -> None:
+    """As a factory leaves them that reads a table from a file and registers no buffer."""
+    digests = []
+    for value in ([1.0, 2.0], [1.0, 2.0], [1.0, 3.0], []):
+        module = scaled()
+        module.table = kind(value)
+        digests.append(wrapped(module, tmp_path).digest())
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
 def test_digest_does_not_depend_on_objects_that_have_no_value(tmp_path: Path) -> None:
     first, second = scaled(), scaled()
     first.handle, second.handle = object(), [os.environ, object()]
