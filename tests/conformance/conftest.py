@@ -1,8 +1,9 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 
 from optimize.registry import Registry
@@ -11,7 +12,7 @@ from protos import open_inference_pb2_grpc
 from serve import codec
 from serve.hosting import Models
 from tests.conformance import models
-from tests.serving import bare, served
+from tests.serving import Served, bare, served
 
 TIMEOUT_S = 20.0
 SERVED = {
@@ -22,10 +23,11 @@ SERVED = {
 
 
 class Target:
-    """A server under test, over one channel."""
+    """A server under test, over one channel, and the processes that it is made of, where they are ours."""
 
-    def __init__(self, address: str, *, proxied: bool = False) -> None:
+    def __init__(self, address: str, processes: Sequence[psutil.Process] = (), *, proxied: bool = False) -> None:
         self.address = address
+        self.processes = processes
         self.proxied = proxied
         self.channel = grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
         self.stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
@@ -75,7 +77,8 @@ def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
 
     running = bare(published.models(), fill) if request.param == "bare" else served(registry, *SERVED[request.param])
     with running as service:
-        target = Target(service.address, proxied=request.param == "haproxy")
+        processes = service.family() if isinstance(service, Served) else [psutil.Process()]
+        target = Target(service.address, processes, proxied=request.param == "haproxy")
         yield target
         target.channel.close()
 
