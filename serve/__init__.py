@@ -7,6 +7,7 @@ retry       when a call may be made again
 status      what went wrong -> gRPC codes
 health      what grpc.health.v1 reports
 fitness     whether a version can be served on this machine
+raw         requests of raw columns, preprocessed by the version's own code
 hosting     the models of one process: opened, checked, batched, found
 choices     which versions of which models are served
 versions    a replica's versions: the named ones, and the current one wherever it goes
@@ -17,7 +18,17 @@ tls         the certificate files
 watched     files that may change while a service runs
 routes      how calls reach them: a bare grpc.aio server, or Ray Serve
 reflection  what grpcurl and its like ask
+metrics     what a replica tells Prometheus
+logs        events, as lines of JSON
+footprint   a replica's memory, and what its models may take
+healing     when a replica is sick
+checkup     what that suggests, confirmed before it is called sick
+load        what a replica tells Ray Serve's autoscaler
+scaling     how many replicas that makes
 plan        what one service runs, and where
+config      the same for a cluster, for `serve deploy`
+ports       who is in the way of one
+haproxy     one address for all replicas
 hardening   every change to Ray's defaults and internals
 deployment  what runs in a replica
 app         a service from start to end

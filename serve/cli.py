@@ -1,18 +1,20 @@
 """The command `optimize serve`."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import psutil
 import typer
 
 from optimize.errors import Exit, UserError
 from optimize.machine import describe
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from serve import haproxy, ports, security, tls
+from serve import haproxy, logs, ports, security, tls
 from serve.choices import chosen
 from serve.fitness import crowding
 from serve.interrupt import Interrupts
@@ -120,6 +122,7 @@ def run(plan: Plan, manifests: Sequence[Manifest], published: Registry) -> None:
         here = describe()
         for manifest in manifests:
             typer.echo(ready_line(manifest, plan, measured_here=published.measured_on(manifest, here)))
+        logs.tell("ready", replicas=plan.replicas, seconds=round(time.time() - psutil.Process().create_time(), 3))
         interrupts.wait()
 
 

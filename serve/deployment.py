@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import ray.serve
 from ray.serve.exceptions import RayServeException
 
 from optimize.registry import Registry
-from serve import hardening, logs, metrics
+from serve import footprint, hardening, logs, metrics
 from serve.checkup import Checkup
 from serve.hosting import Models
 from serve.load import LoadMeter
@@ -30,6 +31,7 @@ class ModelServer(PublicMethods):
     """What runs in a replica; Serve starts the replica's gRPC server once the constructor has returned."""
 
     async def __init__(self, plan: Plan, relay: Path | None) -> None:  # type: ignore[misc] # Serve awaits an async constructor
+        began = time.monotonic()
         logs.begin(relay, replica=ray.serve.get_replica_context().replica_id.unique_id)
         hardening.open_replica(plan.host, server_credentials(plan.tls) if plan.tls else None)
         registry = Registry(plan.registry)
@@ -41,6 +43,7 @@ class ModelServer(PublicMethods):
         self._metrics = asyncio.create_task(self._tell_metrics(plan.metrics_ports))
         self._versions = Versions(self._models, registry, plan.models, plan.replicas)
         await self._versions.load()
+        self._tell_ready(time.monotonic() - began)
 
     async def check_health(self) -> None:
         """Ray Serve asks every few seconds, and replaces a replica that raises three times running.
@@ -83,6 +86,19 @@ class ModelServer(PublicMethods):
             logs.tell("other replicas do not answer", logging.WARNING, error)
             return [True]
         return [answer for answer in answers if isinstance(answer, bool)] or [True]
+
+    def _tell_ready(self, seconds: float) -> None:
+        """What this replica took to start, and the memory that it takes idle; a warning where that is over budget already."""
+        resident_mb = footprint.resident_mb()
+        allowed = footprint.together([hosted.manifest for hosted in self._models.hosted])
+        over = allowed is not None and resident_mb > allowed.budget_mb
+        told = {"seconds": seconds, "resident_mb": resident_mb} | (allowed._asdict() if allowed else {})
+        logs.tell(
+            "replica_ready",
+            logging.WARNING if over else logging.INFO,
+            None,
+            **{name: round(value, 3) for name, value in told.items()},
+        )
 
     async def _tell_metrics(self, ports: range) -> None:
         """Answer scrapes; a replica that this one replaces may hold on to the port for a moment."""

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper
 
+from optimize.manifest import Verdict
+from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve import codec
@@ -43,7 +46,9 @@ def lookup() -> onnx.ModelProto:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("registry")
     folder = tmp_path_factory.mktemp("models")
-    publish(root, "double", scale(2.0), folder)
+    double = publish(root, "double", scale(2.0), folder)
+    memory = Verdict("memory.peak_mb", 30.0, 20.0, 19.0, 20.0, 3, "PASS", "less than any replica takes")
+    Registry(root).publish(msgspec.structs.replace(double, verdicts=(memory,)))
     publish(root, "lookup", lookup(), folder)
     publish(root, "laborious", laborious(width=512), folder, max_batch=1)
     return root
@@ -52,6 +57,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["native", "public"])
 def service(registry: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
     with served(registry, "--route", request.param) as running:
+        until(lambda: bool(events(running, "ready")))  # the last line of a start
         yield running
 
 
@@ -166,12 +172,31 @@ def test_calls_that_go_well_are_not_logged(service: Served) -> None:
     assert {line["event"] for line in added} == {"failed"}
 
 
-def test_stopping_is_logged_and_nothing_else_is_printed(registry: Path) -> None:
+def test_memory_is_told_against_the_budgets(service: Served) -> None:
+    """As long as a model of the replica has none, the log adds nothing up, and the metrics tell of those that have one."""
+    (replica,) = events(service, "replica_ready")
+    assert replica["level"] == "INFO"
+    assert "budget_mb" not in replica
+    samples = scraped(metrics_of(service)[0])
+    resident_bytes = samples["process_resident_memory_bytes", frozenset()]
+    assert resident_bytes == pytest.approx(1e6 * replica["resident_mb"], rel=0.5)
+    assert by_label(samples, "proveserve_memory_budget_bytes", "model", "version") == {("double", "2"): 30_000_000}
+    assert by_label(samples, "proveserve_memory_measured_peak_bytes", "model", "version") == {
+        ("double", "2"): 20_000_000
+    }
+
+
+def test_starting_and_stopping_is_logged_and_nothing_else_is_printed(registry: Path) -> None:
     with served(registry, "--model", "double") as service:
         assert service.stop() == 0
     # Its last lines are read before the block ends.
     assert [line.split()[0] for line in service.output if not line.startswith("{")] == ["READY", "stopping;"]
-    assert [len(events(service, event)) for event in ("draining", "drained")] == [1, 1]
+    assert [len(events(service, event)) for event in ("ready", "draining", "drained")] == [1, 1, 1]
+    (replica,) = events(service, "replica_ready")
+    assert replica["level"] == "WARNING"
+    assert (replica["measured_peak_mb"], replica["budget_mb"]) == (20.0, 30.0)
+    assert replica["resident_mb"] > replica["budget_mb"]
+    assert 0 < replica["seconds"] < events(service, "ready")[0]["seconds"]
 
 
 @pytest.mark.slow
