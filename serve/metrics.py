@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector as PrometheusCollector
 
 from optimize.runtime.batcher import Outcome
 from optimize.runtime.tally import SECONDS, Tally
+from serve import footprint
 from serve.hosting import Hosted, Models
 
 LOOPBACK = "127.0.0.1"
@@ -124,7 +125,21 @@ def _of_versions(hosted: Sequence[Hosted]) -> Iterator[Metric]:
         measured = "here" if one.measured_here else "elsewhere"
         described = {"candidate": one.manifest.candidate, "digest": one.manifest.digest, "measured": measured}
         info.add_metric(_labels(one), described)
-    yield from (build, info)
+    yield from (build, info, *_of_memory(hosted))
+
+
+def _of_memory(hosted: Sequence[Hosted]) -> Iterator[Metric]:
+    """What `process_resident_memory_bytes` is to be read against."""
+    budget = GaugeMetricFamily("proveserve_memory_budget_bytes", "Its budget memory.peak_mb.", labels=_OF_MODEL)
+    peak = GaugeMetricFamily(
+        "proveserve_memory_measured_peak_bytes", "What was measured against that budget.", labels=_OF_MODEL
+    )
+    for one in hosted:
+        allowed = footprint.allowance(one.manifest)
+        if allowed is not None:
+            budget.add_metric(_labels(one), allowed.budget_mb * 1e6)
+            peak.add_metric(_labels(one), allowed.measured_peak_mb * 1e6)
+    yield from (budget, peak)
 
 
 def _labels(one: Hosted) -> tuple[str, str]:
