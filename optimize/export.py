@@ -19,9 +19,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from optimize.budgets import BATCH, Dim, ModelBudgets
-from optimize.errors import ArtifactError, SourceError
+from optimize.errors import ArtifactError, InputError, SourceError
 from optimize.manifest import SessionOptions, Signature, TensorSpec, digest_of
-from optimize.runtime.session import OnnxSession, first_line
+from optimize.runtime.session import OnnxSession, check_inputs, first_line
 from optimize.source import samples as sampling
 from optimize.source.imports import attribute, code_digest
 from optimize.source.model import TorchModel, is_onnx, load_torch
@@ -77,11 +77,15 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
     if budgets.preprocess is not None:
         preprocess = Preprocess(budgets.preprocess, base)
         raw = raw_requests(splits.get("selection", []), budgets.latency.batch, _RAW_REQUESTS)
+        if splits and not raw:
+            raise SourceError(
+                f"selection has no item of latency.batch = {budgets.latency.batch} rows; wanted raw columns of so many rows to"
+                " time `preprocess` with: yield larger items"
+            )
         sampling.store(folder / f"{RAW}.npz", raw)
         splits = {split: preprocess.batches(batches) for split, batches in splits.items()}
     for split, batches in splits.items():
-        _check_inputs(inputs, batches, split)
-        _check_dims(budgets.dims, inputs, batches, split)
+        _check_inputs(budgets.dims, inputs, batches, split)
         sampling.check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
         sampling.store(folder / f"{split}.npz", batches)
     for part, count in PART_ROWS.items() if splits else ():
@@ -133,40 +137,18 @@ def _splits(budgets: ModelBudgets, base: Path, inputs: Signature) -> dict[Split,
     return {split: sampling.collect(produce, split, budgets.data) for split in SPLITS}
 
 
-def _check_inputs(signature: Signature, batches: list[Batch], split: Split) -> None:
-    wanted = {spec.name: spec for spec in signature.inputs}
+def _check_inputs(dims: Mapping[str, Dim], inputs: Signature, batches: list[Batch], split: Split) -> None:
+    """Refuse samples that serving would refuse; a batch of them may have any number of rows, since it is cut."""
+    served = Signature(inputs.inputs, (), {name: dim for name, dim in dims.items() if name != BATCH})
     for index, batch in enumerate(batches):
         where = f"{split}, item {index}"
-        if batch.inputs.keys() != wanted.keys():
-            raise SourceError(f"{where}: has inputs {sorted(batch.inputs)}; wanted {sorted(wanted)}")
+        try:
+            check_inputs(served, batch.inputs)
+        except InputError as error:
+            raise SourceError(f"{where}: {error}; change the sample, or what budgets.toml declares") from None
         for name, array in batch.inputs.items():
-            spec = wanted[name]
-            kind = "object" if array.dtype.kind in "OUS" else str(array.dtype)
-            if kind != spec.dtype:
-                raise SourceError(f"{where}: input {name!r} has dtype {kind}; wanted {spec.dtype}")
-            fits = array.ndim == len(spec.shape) and all(
-                isinstance(axis, str) or axis == size for axis, size in zip(spec.shape, array.shape, strict=True)
-            )
-            if not fits:
-                raise SourceError(f"{where}: input {name!r} has shape {list(array.shape)}; wanted {list(spec.shape)}")
             if not array.size:
                 raise SourceError(f"{where}: input {name!r} is empty, its shape is {list(array.shape)}; wanted samples")
-
-
-def _check_dims(dims: Mapping[str, Dim], signature: Signature, batches: list[Batch], split: Split) -> None:
-    """Refuse samples that serving would refuse; a batch of them may have any number of rows, since it is cut."""
-    row = 0
-    for batch in batches:
-        for spec in signature.inputs:
-            sizes = zip(spec.shape, batch.inputs[spec.name].shape, strict=True)
-            for axis, size in ((axis, size) for axis, size in sizes if axis in dims and axis != BATCH):
-                dim = dims[str(axis)]
-                if not dim.min <= size <= dim.max:
-                    raise SourceError(
-                        f"{split}, row {row}: input {spec.name!r} has {size} as {axis}, and dims.{axis} goes from {dim.min} to"
-                        f" {dim.max}, so serving would refuse it; change the sample, or widen dims.{axis}"
-                    )
-        row += sampling.row_count(signature, batch.inputs)
 
 
 def _declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]:
@@ -207,7 +189,7 @@ def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Co
         _copy_onnx(base / budgets.source, target)
     else:
         model = load_torch(budgets, base, _ANALYSIS_THREADS)
-        _export_torch(model, inputs, shaped(inputs, batches, _smallest_traceable(dims)), target)
+        _export_torch(model, inputs, shaped(inputs, batches, _traceable(dims)), target)
     with OnnxSession(target, SessionOptions(threads=_ANALYSIS_THREADS)) as session:
         signature = Signature(inputs, _outputs(budgets, session, inputs, dims, batches), dims)
         difference, compared = _parity(budgets, base, session, signature, batches)
@@ -228,9 +210,9 @@ def _dims(budgets: ModelBudgets, inputs: tuple[TensorSpec, ...], batches: list[B
     return dims
 
 
-def _smallest_traceable(dims: Mapping[str, Dim]) -> dict[str, int]:
+def _traceable(dims: Mapping[str, Dim]) -> dict[str, int]:
     """Sizes for tracing: at least 2, since the tracer takes a size of 1 (and of 0) for a constant."""
-    return {name: min(max(2, dim.opt), max(2, dim.max)) for name, dim in dims.items()}
+    return {name: max(2, dim.opt) for name, dim in dims.items()}
 
 
 def shaped(inputs: tuple[TensorSpec, ...], batches: list[Batch], sizes: Mapping[str, int], offset: int = 0) -> Arrays:

@@ -61,6 +61,8 @@ def _batch(item: object, where: str) -> Batch:
         raise SourceError(
             f"{where} is {type(item).__name__}; wanted a pair (dict of input name -> array, labels or None)"
         )
+    if not item[0]:
+        raise SourceError(f"{where} has no input; wanted a dict of input name -> array")
     inputs = {name: _array(value, f"{where}: input {name!r}") for name, value in item[0].items()}
     labels = None if item[1] is None else _array(item[1], f"{where}: the label column")
     if labels is not None and labels.ndim == 0:
@@ -77,7 +79,7 @@ def _array(value: object, what: str) -> Array:
         ) from None
     if array.dtype == object and not all(isinstance(entry, str | bytes) for entry in array.flat):
         raise SourceError(f"{what} holds Python objects; wanted numbers, booleans or strings of one shape")
-    return _text(array, what) if array.dtype.kind in "OS" else array
+    return _text(array, what) if array.dtype.kind in "OSU" else array
 
 
 def _text(array: Array, what: str) -> Array:
@@ -100,7 +102,7 @@ def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
     Raises:
         SourceError: The file cannot be read, its columns differ in length, or a split gets no row, or none of a common label.
     """
-    columns = _columns(path)
+    columns = {name: _array(column, f"{path}: column {name!r}") for name, column in _columns(path).items()}
     labels = columns.pop("label", None)
     lengths = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
     lengths |= {} if labels is None else {"label": len(labels) if labels.ndim else 0}

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from optimize import export
-from optimize.budgets import AccuracyBudget, Dim, InputSpec, ModelBudgets, OutputSpec
+from optimize.budgets import AccuracyBudget, Dim, InputSpec, LatencyBudget, ModelBudgets, OutputSpec
 from optimize.errors import SourceError, UserError
 from optimize.export import BASELINE, Conversion
 from optimize.manifest import SessionOptions
@@ -421,7 +422,7 @@ def test_digests_show_what_changed(tmp_path: Path) -> None:
         ({"x": reals(400, 5)}, r"calibration, item 0: input 'x' has shape \[\d+, 5\]; wanted \['batch', 4\]"),
         ({"x": reals(400, 4).astype(float)}, "input 'x' has dtype float64; wanted float32"),
         ({"x": np.array([f"{i}" for i in range(400)])}, "input 'x' has dtype object; wanted float32"),
-        ({"y": reals(400, 4)}, r"has inputs \['x', 'y'\]; wanted \['x'\]"),
+        ({"y": reals(400, 4)}, "input 'y' is not one of the model's; wanted x"),
         ({"label": np.arange(399)}, "columns have"),
     ],
 )
@@ -466,17 +467,17 @@ def samples(split):
         (
             4,
             4,
-            "calibration, row 20: input 'x' has 5 as width, and dims.width goes from 4 to 4, so serving would refuse",
+            r"calibration, item 1: input 'x' has shape \[3, 5\]; .*: width is 5, its range is 4 to 4; change the sample",
         ),
         (
             5,
             9,
-            "calibration, row 0: input 'x' has 4 as width, and dims.width goes from 5 to 9, so serving would refuse",
+            r"calibration, item 0: input 'x' has shape \[20, 4\]; .*: width is 4, its range is 5 to 9; change the sample",
         ),
         (4, 5, ""),
     ],
 )
-def test_samples_that_serving_would_refuse_are_told_by_row_and_dim(
+def test_samples_that_serving_would_refuse_are_told_by_item_and_dim(
     tmp_path: Path, low: int, high: int, told: str
 ) -> None:
     linear(tmp_path / "net.onnx")
@@ -490,6 +491,40 @@ def test_samples_that_serving_would_refuse_are_told_by_row_and_dim(
             read(tmp_path, data="own.py:samples", **declared)
     else:
         assert read(tmp_path, data="own.py:samples", **declared).rows["selection"] == 23
+
+
+UNEVEN = """
+import numpy as np
+def samples(split):
+    yield {"image": np.ones((4, 4), np.float32), "scale": np.ones((3, 1), np.float32)}, np.zeros(4, int)
+def none(split):
+    yield {}, np.zeros(4, int)
+def one_by_one(split):
+    for row in range(3):
+        yield {"text": np.array([f"{split} {row}"])}, np.zeros(1, int)
+def lengths(columns):
+    return {"x": np.array([[len(text)] * 4 for text in columns["text"]], np.float32)}
+"""
+
+
+def test_inputs_of_a_batch_must_agree_on_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(UNEVEN)
+    specs = {"image": InputSpec("float32", ("batch", 4)), "scale": InputSpec("float32", ("batch", 1))}
+    budgets = ModelBudgets(source=f"{HERE}/modules.py:ByName", inputs=specs, dims={"batch": ROWS})
+    for data, told in (
+        ("own.py:samples", "calibration, item 0: input 'scale' .*: batch is 3, but 4 in input 'image'"),
+        ("own.py:none", r"own.py:none\('calibration'\), item 0 has no input"),
+    ):
+        with pytest.raises(SourceError, match=told):
+            export.read(msgspec.structs.replace(budgets, data=data), tmp_path, tmp_path)
+
+
+def test_raw_requests_need_as_many_rows_as_latency_is_budgeted_for(tmp_path: Path) -> None:
+    linear(tmp_path / "net.onnx")
+    (tmp_path / "own.py").write_text(UNEVEN)
+    raw = {"data": "own.py:one_by_one", "preprocess": "own.py:lengths"}
+    with pytest.raises(SourceError, match=r"selection has no item of latency\.batch = 2 rows; .*: yield larger items"):
+        read(tmp_path, latency=LatencyBudget(batch=2), **raw)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,17 @@ def test_file_is_split_10_45_45_without_losing_a_row(tmp_path: Path) -> None:
     samples.check_disjoint(X, found)
 
 
+def test_bytes_of_a_file_are_text(tmp_path: Path) -> None:
+    texts = [f"café {row}" for row in range(200)]
+    signature = Signature((TensorSpec("x", "object", ("batch",)),), ())
+    bytes_of = [text.encode() for text in texts]
+    for path in (write_npz(tmp_path / "data.npz", x=bytes_of), write_parquet(tmp_path / "data.parquet", x=bytes_of)):
+        found = samples.from_file(path, signature)
+        samples.store(tmp_path / "split.npz", found["selection"])
+        (batch,) = samples.read(tmp_path / "split.npz")
+        assert set(batch.inputs["x"]) <= set(texts)
+
+
 def test_split_of_a_row_depends_on_its_inputs_alone(tmp_path: Path) -> None:
     x = values()
     order = np.random.default_rng(1).permutation(1000)
