@@ -6,9 +6,10 @@ c  p50 of one caller at a time, against that bare server
 d  twice the load that can be sustained: answers in time, and how soon the others are turned away; beside `@serve.batch`
 e  before and after: PyTorch eager behind JSON over HTTP, against the artefact behind gRPC
 m  what counting a call for the metrics costs
+s  seconds from start to ready, and a replica's idle memory against what was measured and its budget
 
-For a, d and e name a published version with --registry and --model; without, a stand-in of 48 dense layers is published. Client and
-server share the machine's cores, so run it where nothing else runs.
+For a, d and e name a published version with --registry and --model; without, a stand-in of 48 dense layers is published. s serves all
+models of that registry. Client and server share the machine's cores, so run it where nothing else runs.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from tests.benchmarks import serve_clients as clients
 from tests.benchmarks import serve_models as models
 from tests.benchmarks.serve_clients import Ends
 from tests.benchmarks.serve_models import Subject
+from tests.benchmarks.serve_start import start
 from tests.serving import served
 
 CONCURRENT = 64
@@ -282,7 +284,7 @@ def _count(calls: Calls) -> None:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claims", nargs="?", default="abcdem", help="their letters; default: all of abcdem")
+    parser.add_argument("claims", nargs="?", default="abcdems", help="their letters; default: all of abcdems")
     parser.add_argument("--registry", type=Path, help="registry of the version that a, d and e call")
     parser.add_argument("--model", help="its name")
     parser.add_argument("--quick", action="store_true", help="a glance at each, which proves nothing")
@@ -303,6 +305,8 @@ def main() -> None:
             before_and_after(worker, scale)
         if "m" in asked.claims:
             counting(trivial, scale)
+        if "s" in asked.claims:
+            start(worker.registry)
 
 
 if __name__ == "__main__":
