@@ -9,7 +9,7 @@ Both run in a child process: they import the user's code.
 import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -299,18 +299,20 @@ def _rename(path: Path, inputs: list[TensorSpec], outputs: list[str]) -> None:
     import onnx  # noqa: PLC0415
 
     model = onnx.load(path)
-    graph = model.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output)} | {i.name for i in graph.initializer}
+    graph, graphs = model.graph, list(_with_bodies(model.graph))
+    taken = {name for each in graphs for node in each.node for name in (*node.input, *node.output)}
+    taken |= {tensor.name for each in graphs for tensor in each.initializer}
     wanted = dict(zip((value.name for value in graph.input), (spec.name for spec in inputs), strict=True))
     wanted |= dict(zip((value.name for value in graph.output), outputs, strict=True))
     # A value of the graph's own that bears a wanted name steps aside.
     aside = {name: f"{name}.internal" for name in set(wanted.values()) & taken - wanted.keys()}
     renamed = wanted | aside
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        value.name = renamed.get(value.name, value.name)
+    for each in graphs:
+        for node in each.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        for value in (*each.input, *each.output, *each.initializer, *each.value_info):
+            value.name = renamed.get(value.name, value.name)
     axes = {
         dim.dim_param: name
         for value, spec in zip(graph.input, inputs, strict=True)
@@ -322,6 +324,15 @@ def _rename(path: Path, inputs: list[TensorSpec], outputs: list[str]) -> None:
             if dim.HasField("dim_param"):
                 dim.dim_param = axes.get(dim.dim_param, dim.dim_param)
     onnx.save(model, path)
+
+
+def _with_bodies(graph: Any) -> Iterator[Any]:
+    """A graph and the bodies of its If and Loop nodes, which see its values by name."""
+    yield graph
+    for node in graph.node:
+        for found in node.attribute:
+            for body in (found.g, *found.graphs):
+                yield from _with_bodies(body)
 
 
 def _outputs(

@@ -30,6 +30,22 @@ class TwoOutputs(Net):
         return y, y.argmax(dim=1)
 
 
+class Conditional(Net):
+    """Its branches read the input, and a value that is an output as well."""
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = tensors
+        y = self.linear(x)
+
+        def positive(x: Tensor, y: Tensor) -> Tensor:
+            return y + x.sum(dim=1, keepdim=True)
+
+        def negative(x: Tensor, y: Tensor) -> Tensor:
+            return y - x.sum(dim=1, keepdim=True)
+
+        return y, torch.cond(x.sum() > 0, positive, negative, (x, y))
+
+
 class SameOutputTwice(Net):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.linear(x)

@@ -97,6 +97,15 @@ def test_declared_outputs_give_their_names_and_axes(tmp_path: Path) -> None:
     assert signature_of(found)[1] == {"logits": ("batch", 3), "label": ("batch",)}
 
 
+def test_branches_read_inputs_and_outputs_by_their_new_names(tmp_path: Path) -> None:
+    outputs = {"plain": OutputSpec(("batch", 3)), "shifted": OutputSpec(("batch", 3))}
+    specs = {"features": InputSpec("float32", ("batch", 4))}
+    converted(tmp_path, module("Conditional", inputs=specs, outputs=outputs), [{"features": reals(6, 4)}])
+    for x in (np.ones((3, 4), np.float32), -np.ones((3, 4), np.float32)):
+        got = answers(tmp_path, features=x)
+        np.testing.assert_allclose(got["shifted"] - got["plain"], np.full((3, 3), 4.0), atol=1e-5)
+
+
 def test_same_tensor_may_be_given_twice(tmp_path: Path) -> None:
     found = converted(tmp_path, module("SameOutputTwice"))
     assert list(signature_of(found)[1]) == ["output_0", "output_1"]
