@@ -83,7 +83,7 @@ class ModelServer(PublicMethods):
                 timeout_s=_ASK_TIMEOUT_S, return_exceptions=True
             )
         except (TimeoutError, RayServeException) as error:
-            logs.tell("other replicas do not answer", logging.WARNING, error)
+            logs.tell("replicas_silent", logging.WARNING, error)
             return [True]
         return [answer for answer in answers if isinstance(answer, bool)] or [True]
 
@@ -92,12 +92,13 @@ class ModelServer(PublicMethods):
         resident_mb = footprint.resident_mb()
         allowed = footprint.together([hosted.manifest for hosted in self._models.hosted])
         over = allowed is not None and resident_mb > allowed.budget_mb
-        told = {"seconds": seconds, "resident_mb": resident_mb} | (allowed._asdict() if allowed else {})
         logs.tell(
             "replica_ready",
             logging.WARNING if over else logging.INFO,
-            None,
-            **{name: round(value, 3) for name, value in told.items()},
+            seconds=round(seconds, 3),
+            resident_mb=round(resident_mb, 1),
+            measured_peak_mb=allowed and round(allowed.measured_peak_mb, 1),
+            budget_mb=allowed and allowed.budget_mb,
         )
 
     async def _tell_metrics(self, ports: range) -> None:
@@ -107,4 +108,4 @@ class ModelServer(PublicMethods):
             if metrics.listen(collector, ports) is not None:
                 return
             await asyncio.sleep(_METRICS_PAUSE_S)
-        logs.tell("no metrics", logging.WARNING, ports=[*ports], reason="the ports are in use")
+        logs.tell("no_metrics", logging.WARNING, ports=[*ports], reason="the ports are in use")

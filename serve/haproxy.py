@@ -257,7 +257,7 @@ class _Kept:
             ended = self._process.wait()
             if self._stopping.is_set():
                 return
-            logs.tell("haproxy ended", logging.ERROR, code=ended)
+            logs.tell("haproxy_ended", logging.ERROR, code=ended)
             self._stopping.wait(_MIN_LIFE_S - (time.monotonic() - started))
             with self._lock:
                 if self._stopping.is_set():

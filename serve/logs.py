@@ -35,8 +35,9 @@ _FIELDS = "fields"
 
 
 def tell(event: str, level: int = logging.INFO, error: BaseException | None = None, **fields: object) -> None:
-    """Write one event; `error` adds what was raised, and where."""
-    LOGGER.log(level, event, exc_info=error, extra={_FIELDS: fields})
+    """Write one event, without the fields that are None; `error` adds what was raised, and where."""
+    known = {name: value for name, value in fields.items() if value is not None}
+    LOGGER.log(level, event, exc_info=error, extra={_FIELDS: known})
 
 
 class JsonLines(logging.Formatter):

@@ -55,7 +55,11 @@ class RawColumns:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._preprocess, columns)
         except SourceError as error:
             logs.tell(
-                "preprocess failed", logging.WARNING, model=request.model_name, request_id=request.id, reason=str(error)
+                "preprocess_failed",
+                logging.WARNING,
+                model=request.model_name,
+                request_id=request.id or None,
+                reason=str(error),
             )
             raise InputError("the columns cannot be preprocessed; wanted such as the model was measured with") from None
 

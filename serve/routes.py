@@ -193,9 +193,15 @@ class _Running:
         return found
 
     def _log_cause(self, error: Exception) -> None:
-        named = {"request_id": self._id, "traceparent": _traceparent(self._context)}
-        told = {key: value[:_MAX_LOGGED] for key, value in named.items() if value}
-        logs.tell("failed", logging.ERROR, error, method=self._rpc.name, model=self._model, **told)
+        logs.tell(
+            "call_failed",
+            logging.ERROR,
+            error,
+            method=self._rpc.name,
+            model=self._model,
+            request_id=self._id[:_MAX_LOGGED] or None,
+            traceparent=_traceparent(self._context)[:_MAX_LOGGED] or None,
+        )
 
 
 def _unary(servicer: Servicer, rpc: Rpc) -> Callable[..., Coroutine[Any, Any, Message]]:

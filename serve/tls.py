@@ -96,9 +96,9 @@ def server_credentials(files: TlsFiles) -> Any:
             check(files)
             fresh = configuration()
         except (UserError, OSError) as error:  # OSError: a file went away between two looks at it
-            logs.tell("certificate refused", logging.ERROR, problem=str(error), instead="that of before stays in use")
+            logs.tell("certificate_refused", logging.ERROR, reason=str(error), instead="that of before stays in use")
             return None
-        logs.tell("certificate changed", file=str(files.cert))
+        logs.tell("certificate_changed", file=str(files.cert))
         return fresh
 
     return grpc.dynamic_ssl_server_credentials(configuration(), renewed, files.client_ca is not None)

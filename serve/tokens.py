@@ -59,9 +59,9 @@ class TokensFile:
         try:
             self._tokens = read(self._path)
         except UserError as error:
-            logs.tell("tokens refused", logging.ERROR, problem=str(error), instead="those of before stay in force")
+            logs.tell("tokens_refused", logging.ERROR, reason=str(error), instead="those of before stay in force")
         else:
-            logs.tell("tokens changed", tokens=len(self._tokens.grants))
+            logs.tell("tokens_changed", tokens=len(self._tokens.grants))
 
 
 def add(path: Path, name: str, models: list[str]) -> str:

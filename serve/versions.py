@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from optimize.errors import ArtifactError, ProveserveError
 from optimize.registry import Registry
+from serve import logs
 from serve.choices import Choice
 from serve.hosting import Models
-from serve.logs import tell
 
 POLL_S = 3.0
 """How often a replica asks the registry which version is current."""
@@ -39,7 +39,7 @@ class Versions:
             for follower in self._followers:
                 await follower.load()
         except ProveserveError as error:
-            tell("replica cannot start", logging.ERROR, reason=str(error))  # Ray Serve tries again
+            logs.tell("start_failed", logging.ERROR, reason=str(error))  # Ray Serve tries again
             raise
         self._tasks = [asyncio.create_task(one.follow()) for one in self._followers if one.choice.follows]
 
@@ -104,7 +104,7 @@ class Follower:
         """Let an open version answer, and close the one that did."""
         before, self._answering = self._answering, version
         self._models.prefer(self.choice.name, version)
-        tell("version taken", model=self.choice.name, version=version, before=before)
+        logs.tell("version_taken", model=self.choice.name, version=version, before=before)
         if before not in self.choice.pinned:
             await self._models.retire(self.choice.name, before)
 
@@ -140,8 +140,8 @@ class Follower:
 
     def _tell_refused(self, error: Exception) -> None:
         foreseen = isinstance(error, ProveserveError)
-        tell(
-            "update refused",
+        logs.tell(
+            "update_refused",
             logging.WARNING,
             None if foreseen else error,
             model=self.choice.name,
@@ -157,11 +157,12 @@ class Follower:
             manifest = await asyncio.to_thread(self._registry.load, self.choice.name, version)
             await self._models.load(self._registry, manifest, self._replicas)
             here = self._models.find(self.choice.name, str(version)).measured_here
-            tell(
-                "version opened" if here else "version opened, but measured elsewhere",
+            logs.tell(
+                "version_opened",
                 logging.INFO if here else logging.WARNING,
                 model=self.choice.name,
                 version=version,
                 digest=manifest.digest,
+                measured="here" if here else "elsewhere",
                 seconds=round(time.monotonic() - started, 3),
             )

@@ -119,7 +119,7 @@ def test_another_version_takes_over_without_a_failed_call(
         Registry(registry).promote("scaled", 2)
         wait_version(load, "2")
         Registry(registry).promote("scaled", 3)
-        load.wait(lambda _: sum("update refused" in line for line in service.output) == count, SWAP_S)
+        load.wait(lambda _: sum("update_refused" in line for line in service.output) == count, SWAP_S)
         assert {call.version for call in load.ended[-200:]} == {"2"}
         publish(registry, "scaled", scale(4.0), tmp_path)
         wait_version(load, "4")
@@ -187,7 +187,7 @@ def test_a_service_with_a_replica_that_hangs_stops_in_order(pair: Served) -> Non
     pair.process.send_signal(signal.SIGTERM)
     assert pair.process.wait(120) == 0
     assert not [line for line in pair.output if "Traceback" in line]
-    assert any('"replica not drained"' in line for line in pair.output)
+    assert any('"drain_failed"' in line for line in pair.output)
 
 
 @pytest.mark.slow

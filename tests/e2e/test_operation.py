@@ -148,7 +148,7 @@ def test_the_cause_of_an_internal_error_is_in_the_log_and_nowhere_else(service: 
     assert caught.value.details() == "the model failed on this request"
 
     def logged() -> list[dict]:
-        return [line for line in events(service, "failed") if line.get("request_id") == "order-66"]
+        return [line for line in events(service, "call_failed") if line.get("request_id") == "order-66"]
 
     until(lambda: bool(logged()))
     (line,) = logged()
@@ -169,7 +169,7 @@ def test_calls_that_go_well_are_not_logged(service: Served) -> None:
             stub.ModelInfer(failing, timeout=TIMEOUT_S)
     until(lambda: len([line for line in service.output if line.startswith("{")]) > lines)
     added = [json.loads(line) for line in service.output if line.startswith("{")][lines:]
-    assert {line["event"] for line in added} == {"failed"}
+    assert {line["event"] for line in added} == {"call_failed"}
 
 
 def test_memory_is_told_against_the_budgets(service: Served) -> None:
@@ -248,4 +248,4 @@ def test_a_slow_replica_is_replaced_unless_all_are_slow(registry: Path) -> None:
 
 
 def opened(service: Served) -> list[dict]:
-    return events(service, "version opened, but measured elsewhere")
+    return events(service, "version_opened")

@@ -85,7 +85,7 @@ def test_events_of_a_replica_reach_the_command(path: Path, stderr: Pipe) -> None
     with logs.relayed(path, stderr.writing) as relay:
         logs.begin(path, replica="r1")
         relay.let_go()
-        logs.tell("ready", model="digits", version=3)
+        logs.tell("ready", model="digits", version=3, before=None)
         logs.tell("failed", logging.ERROR, failing("no such row"), request_id="a\nb")
         logging.getLogger("serve.elsewhere").warning("kept version %d", 2)
         ready, failed, kept = stderr.lines(3)
@@ -93,6 +93,7 @@ def test_events_of_a_replica_reach_the_command(path: Path, stderr: Pipe) -> None
         *("ready", "INFO", "r1", "digits"),
         3,
     )
+    assert "before" not in ready
     assert ready["time"].endswith("+00:00")
     assert failed["error"] == "ValueError: no such row"
     assert "in fail" in failed["trace"]

@@ -157,7 +157,7 @@ def test_renewed_files_count_for_new_connections(renewable: Renewable) -> None:
         assert renewable.lets_in(renewable.second)
         assert not renewable.lets_in(renewable.first)
         kept.unary_unary("/a.B/C")(b"", timeout=5)
-    assert renewable.told == ["certificate changed"]
+    assert renewable.told == ["certificate_changed"]
 
 
 def test_files_are_not_taken_until_all_fit_each_other(renewable: Renewable) -> None:
@@ -166,7 +166,7 @@ def test_files_are_not_taken_until_all_fit_each_other(renewable: Renewable) -> N
     assert renewable.lets_in(renewable.first), "and is told of once"
     renewable.install(renewable.second, "key", "client_ca")
     assert renewable.lets_in(renewable.second)
-    assert renewable.told == ["certificate refused", "certificate changed"]
+    assert renewable.told == ["certificate_refused", "certificate_changed"]
 
 
 @pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
@@ -177,4 +177,4 @@ def test_a_broken_file_is_refused_and_those_of_before_go_on(renewable: Renewable
     assert renewable.lets_in(renewable.first)
     renewable.install(renewable.first)
     assert renewable.lets_in(renewable.first)
-    assert renewable.told == ["certificate refused", "certificate changed"]
+    assert renewable.told == ["certificate_refused", "certificate_changed"]

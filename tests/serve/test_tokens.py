@@ -53,7 +53,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, said: list) -> None:
     clock.pass_period()
     assert file.current().identify("one") is None
     assert file.current().identify("two")
-    assert [event for event, _ in said] == ["tokens changed"]
+    assert [event for event, _ in said] == ["tokens_changed"]
 
 
 def test_a_change_in_place_of_the_same_length_is_seen(tmp_path: Path, said: list) -> None:
@@ -82,8 +82,8 @@ def test_what_breaks_the_file_keeps_the_old_tokens_and_says_so_once(tmp_path: Pa
     for _ in range(3):
         clock.pass_period()
         assert file.current().identify("one")
-    assert [event for event, _ in said] == ["tokens refused"]
-    assert str(path) in said[0][1]["problem"]
+    assert [event for event, _ in said] == ["tokens_refused"]
+    assert str(path) in said[0][1]["reason"]
     assert "plain-token" not in str(said)
     if how == "a folder":
         path.rmdir()

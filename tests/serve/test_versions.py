@@ -130,7 +130,7 @@ def test_a_version_that_cannot_be_served_is_refused_once(
             await replica.follower.look()
         assert await replica.answer() == (1.0, 1)
         assert opened == 1
-        (line,) = (record for record in caplog.records if record.message == "update refused")
+        (line,) = (record for record in caplog.records if record.message == "update_refused")
         assert line.fields["version"] == 2
         assert line.fields["answering"] == 1
         assert "digest" in line.fields["reason"] or "missing" in line.fields["reason"]
@@ -182,7 +182,7 @@ def test_the_old_version_goes_on_while_the_registry_cannot_be_read(
 
     with caplog.at_level(logging.INFO, logger="serve"):
         following(registry, story)
-    assert [record.message for record in caplog.records].count("update refused") == 1
+    assert [record.message for record in caplog.records].count("update_refused") == 1
 
 
 def test_a_pinned_version_stays(registry: Registry, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_why_a_replica_cannot_start_is_in_the_log(registry: Registry, caplog: py
 
     with caplog.at_level(logging.INFO, logger="serve"), pytest.raises(ArtifactError):
         asyncio.run(run())
-    (line,) = (record for record in caplog.records if record.message == "replica cannot start")
+    (line,) = (record for record in caplog.records if record.message == "start_failed")
     assert "no version 7" in line.fields["reason"]
 
 
