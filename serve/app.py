@@ -113,7 +113,7 @@ def _drain(handle: ray.serve.handle.DeploymentHandle) -> None:
         ends = [error]
     for end in ends:
         if isinstance(end, Exception):
-            logs.tell("replica not drained", logging.WARNING, reason=first_line(end))
+            logs.tell("drain_failed", logging.WARNING, reason=first_line(end))
 
 
 def _start(plan: Plan, folder: Path) -> None:
