@@ -24,6 +24,7 @@ Objective = Literal["latency", "throughput", "memory", "size", "cost"]
 
 SCHEMA = 1
 BATCH = "batch"
+_MOST_NAME_BYTES = 200
 DEFAULT_CONFIDENCE = 0.95
 BUILT_IN_METRICS = ("top1", "f1", "auc", "mae", "rmse", "spearman")
 
@@ -222,14 +223,14 @@ def load(path: Path) -> Budgets:
         BudgetsError: The file is missing, is not TOML, or has problems, all of which the message lists.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BudgetsError(
             f"{path}: no such file; write one with `optimize init MODEL`, or name yours with --budget"
         ) from None
     except IsADirectoryError:
         raise BudgetsError(f"{path}: is a folder, wanted a budgets.toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BudgetsError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise BudgetsError(f"{path}: cannot be read: {error.strerror}") from None
@@ -321,29 +322,49 @@ def _choices(kind: object) -> tuple[object, ...]:
 
 def _contradictions(name: str, model: ModelBudgets) -> list[str]:
     """What no single key shows: values that cannot hold together."""
-    problems = []
+    accuracy, cost, throughput = model.accuracy, model.cost, model.throughput
+    judged = accuracy.max_drop is not None or accuracy.min_agreement is not None
+    known = ":" in accuracy.metric or accuracy.metric in BUILT_IN_METRICS
+    checks = [
+        (
+            not limits(model),
+            "budgets: none is declared; declare at least one, such as accuracy.max_drop or latency.p99_ms",
+        ),
+        (judged and model.data is None, "data: missing; an accuracy budget needs samples to be judged on"),
+        (
+            model.preprocess is not None and model.data is None,
+            "data: missing; `preprocess` needs raw columns, to be measured and recorded with",
+        ),
+        (
+            throughput.p99_ms is not None and throughput.qps is None,
+            "throughput.qps: missing; throughput.p99_ms is the p99 at a declared rate",
+        ),
+        (
+            cost.max_per_million is not None and not cost.per_hour,
+            "cost.per_hour: missing; cost.max_per_million needs a price, such as { cpu = 0.04 }",
+        ),
+        (
+            model.objective == "memory" and model.memory.peak_mb is None,
+            "objective = 'memory': wanted memory.peak_mb as well, since memory is measured for a budget only",
+        ),
+        (
+            model.objective == "cost" and not cost.per_hour,
+            "objective = 'cost': wanted cost.per_hour as well, a price such as { cpu = 0.04 }",
+        ),
+        (
+            not known,
+            f"accuracy.metric = {accuracy.metric!r}: wanted one of {', '.join(BUILT_IN_METRICS)}, or file.py:attr",
+        ),
+    ]
+    return [*_name_problems(name), *(problem for wrong, problem in checks if wrong), *_dim_problems(model)]
+
+
+def _name_problems(name: str) -> list[str]:
     if not name or not all(c.isalnum() or c in "_-." for c in name) or name.startswith("."):
-        problems.append("name: wanted letters, digits, `_`, `-` and `.` only, since it names a folder and a gRPC model")
-    if not limits(model):
-        problems.append("budgets: none is declared; declare at least one, such as accuracy.max_drop or latency.p99_ms")
-    problems.extend(_dim_problems(model))
-    if (model.accuracy.max_drop is not None or model.accuracy.min_agreement is not None) and model.data is None:
-        problems.append("data: missing; an accuracy budget needs samples to be judged on")
-    if model.throughput.p99_ms is not None and model.throughput.qps is None:
-        problems.append("throughput.qps: missing; throughput.p99_ms is the p99 at a declared rate")
-    if model.cost.max_per_million is not None and not model.cost.per_hour:
-        problems.append("cost.per_hour: missing; cost.max_per_million needs a price, such as { cpu = 0.04 }")
-    if model.objective == "memory" and model.memory.peak_mb is None:
-        problems.append(
-            "objective = 'memory': wanted memory.peak_mb as well, since memory is measured for a budget only"
-        )
-    if model.objective == "cost" and not model.cost.per_hour:
-        problems.append("objective = 'cost': wanted cost.per_hour as well, a price such as { cpu = 0.04 }")
-    if ":" not in model.accuracy.metric and model.accuracy.metric not in BUILT_IN_METRICS:
-        problems.append(
-            f"accuracy.metric = {model.accuracy.metric!r}: wanted one of {', '.join(BUILT_IN_METRICS)}, or file.py:attr"
-        )
-    return problems
+        return ["name: wanted letters, digits, `_`, `-` and `.` only, since it names a folder and a gRPC model"]
+    if len(name.encode()) > _MOST_NAME_BYTES:
+        return [f"name: wanted at most {_MOST_NAME_BYTES} bytes, since it names a folder"]
+    return []
 
 
 def _dim_problems(model: ModelBudgets) -> list[str]:
@@ -362,6 +383,13 @@ def _dim_problems(model: ModelBudgets) -> list[str]:
             f"dims.{dim}: no input has an axis of that name; wanted one of {', '.join(sorted(named)) or 'none'}"
             for dim in sorted(model.dims.keys() - named)
         )
+    specs = [("inputs", model.inputs), ("outputs", model.outputs)]
+    problems.extend(
+        f"{section}.{name}.shape: wanted the axis `{BATCH}` once, along which requests are joined"
+        for section, declared in specs
+        for name, spec in declared.items()
+        if spec.shape.count(BATCH) > 1
+    )
     rows = model.dims.get(BATCH)
     if rows is not None and not rows.min <= model.latency.batch <= rows.max:
         problems.append(

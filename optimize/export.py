@@ -184,6 +184,7 @@ def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Co
     batches = [batch for split in stored.values() for batch in split]
     inputs = _declared_inputs(budgets, base)
     dims = _dims(budgets, inputs, batches)
+    _check_latency_batch(budgets.latency.batch, dims)
     target = folder / BASELINE
     if is_onnx(budgets):
         _copy_onnx(base / budgets.source, target)
@@ -208,6 +209,18 @@ def _dims(budgets: ModelBudgets, inputs: tuple[TensorSpec, ...], batches: list[B
                 Dim(1, 1, _DEFAULT_MAX_BATCH) if name == BATCH else Dim(seen[0], seen[len(seen) // 2], seen[-1])
             )
     return dims
+
+
+def _check_latency_batch(rows: int, dims: Mapping[str, Dim]) -> None:
+    """Refuse requests of a size that the model does not take, whether its file declares the range or a default does."""
+    taken = dims.get(BATCH, Dim())
+    if not taken.min <= rows <= taken.max:
+        why = (
+            f"dims.batch goes from {taken.min} to {taken.max}"
+            if BATCH in dims
+            else "no input has an axis named `batch`"
+        )
+        raise SourceError(f"latency.batch = {rows}, but {why}; change latency.batch, or declare `inputs` and `dims`")
 
 
 def _traceable(dims: Mapping[str, Dim]) -> dict[str, int]:

@@ -171,6 +171,8 @@ NEEDS_SAMPLES = "data: missing; an accuracy budget needs samples to be judged on
     [
         ("accuracy.max_drop = 0.1", NEEDS_SAMPLES),
         ("accuracy.min_agreement = 0.9", NEEDS_SAMPLES),
+        ("preprocess = 'own.py:tokens'", "data: missing; `preprocess` needs raw columns"),
+        ("outputs.y.shape = ['batch', 'batch']", "outputs.y.shape: wanted the axis `batch` once"),
         ("throughput.p99_ms = 5", "throughput.qps: missing"),
         ("cost.max_per_million = 1", "cost.per_hour: missing"),
         ("objective = 'memory'", "objective = 'memory': wanted memory.peak_mb as well"),
@@ -203,6 +205,16 @@ def test_name_that_no_folder_can_bear_is_refused(tmp_path: Path, name: str) -> N
     assert problems(tmp_path, text)[0].startswith(f"models.{name}.name: wanted letters")
 
 
+def test_name_that_is_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
+    text = "schema = 1\n[models.{}]\nsource = 'a.onnx'\nsize.mb = 1"
+    assert "name: wanted at most 200 bytes" in problems(tmp_path, text.format("a" * 201))[0]
+    assert loaded(tmp_path, text.format("a" * 200)).models
+
+
+def test_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "\ufeff" + VALID.format(model="", tables="")).models
+
+
 def test_model_without_any_budget_is_refused(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "schema = 1\n[models.a]\nsource = 'a.onnx'\n[models.a.latency]\nbatch = 1")
     assert problem.startswith("models.a.budgets: none is declared")
@@ -229,7 +241,7 @@ def test_folder_is_refused(tmp_path: Path) -> None:
         budgets.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"schema = ", b"\xff\xfe\x00", b"{}"])
+@pytest.mark.parametrize("content", [b"schema = ", b"\xff\xfe\x00", b"{}", b"a = " + b"[" * 5000])
 def test_text_that_is_not_toml_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "budgets.toml"
     path.write_bytes(content)

@@ -377,6 +377,20 @@ def test_size_that_the_graph_cannot_take_is_told(tmp_path: Path) -> None:
         converted(tmp_path, ModelBudgets(source="net.onnx"), [{"x": reals(4, 3)}], base=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("batch", "rows", "told"),
+    [
+        ("batch", 33, "latency.batch = 33, but dims.batch goes from 1 to 32"),
+        (2, 2, "no input has an axis named `batch`"),
+    ],
+)
+def test_requests_that_the_model_does_not_take_are_refused(tmp_path: Path, batch: Any, rows: int, told: str) -> None:
+    linear(tmp_path / "net.onnx", batch=batch)
+    budgets = ModelBudgets(source="net.onnx", latency=LatencyBudget(batch=rows))
+    with pytest.raises(SourceError, match=told):
+        converted(tmp_path, budgets, [{"x": reals(2, 4)}], base=tmp_path)
+
+
 # Reading source and samples.
 
 
