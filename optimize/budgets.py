@@ -383,12 +383,12 @@ def _dim_problems(model: ModelBudgets) -> list[str]:
             f"dims.{dim}: no input has an axis of that name; wanted one of {', '.join(sorted(named)) or 'none'}"
             for dim in sorted(model.dims.keys() - named)
         )
-    specs = [("inputs", model.inputs), ("outputs", model.outputs)]
+    shapes = {f"inputs.{name}": spec.shape for name, spec in model.inputs.items()}
+    shapes |= {f"outputs.{name}": spec.shape for name, spec in model.outputs.items()}
     problems.extend(
-        f"{section}.{name}.shape: wanted the axis `{BATCH}` once, along which requests are joined"
-        for section, declared in specs
-        for name, spec in declared.items()
-        if spec.shape.count(BATCH) > 1
+        f"{key}.shape: wanted the axis `{BATCH}` once, along which requests are joined"
+        for key, shape in shapes.items()
+        if shape.count(BATCH) > 1
     )
     rows = model.dims.get(BATCH)
     if rows is not None and not rows.min <= model.latency.batch <= rows.max:
