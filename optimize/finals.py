@@ -2,9 +2,12 @@
 
 confirmed   the confirmation split, rows alone, five fresh processes, speed and cost
 loaded      for the best of them: latency per batch size, and throughput through the batcher that serves
+described   for the one that is published: what else its manifest says of it
 """
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,7 +18,7 @@ from optimize.evidence.quantile import quantile
 from optimize.export import RAW, SCREEN
 from optimize.manifest import CurvePoint, Measurement, OperatingPoint, Outcome, Verdict
 from optimize.measure import comparison as timing
-from optimize.measure import curve, latency, operating, throughput
+from optimize.measure import curve, golden, latency, operating, throughput
 from optimize.trials import PERCENTILES, Entrant, Ground, judged_on, latency_found, latency_run, limit_of
 from optimize.validate import accuracy, answers
 from optimize.validate.accuracy import SEED
@@ -146,7 +149,11 @@ def _slowdown(ground: Ground, entrant: Entrant, current: Entrant | None) -> Entr
     if limit is None:
         return entrant
     if current is None or current.digest == entrant.digest:
-        evidence = "no version is current yet" if current is None else "this is the version that is current"
+        evidence = (
+            "no version is current that could be timed beside it"
+            if current is None
+            else "this is the version that is current"
+        )
         return entrant.found(Verdict(key, limit, 1.0, 1.0, 1.0, 0, "PASS", evidence))
     found = duel(ground, f"{entrant.name}: speed against the current version", entrant, current, None)
     finding = comparison.speedup(found.a_rows_per_s(), found.b_rows_per_s(), limit, kind="max_slowdown", seed=SEED)
@@ -181,6 +188,24 @@ def layouts(ground: Ground, entrant: Entrant) -> list[OperatingPoint]:
     return ground.bench.measured(what, list[OperatingPoint], depends, operating.measure, *arguments)
 
 
+def golden_answers(ground: Ground, entrant: Entrant) -> Path:
+    """The folder of inputs and the answers to them that whoever loads it replays."""
+    depends = (entrant.depends, ground.reading.data_digest, ground.signature)
+    arguments = (entrant.subject, ground.signature, ground.split("confirmation"))
+    return ground.bench.build(f"{entrant.name}: golden answers", depends, golden.record, *arguments)
+
+
+def described(ground: Ground, entrant: Entrant) -> Entrant:
+    """Whatever its manifest says of it is found out before it is chosen, so that one that breaks at it costs only itself.
+
+    Raises:
+        CandidateError: It hangs or dies with several sessions, under load, or at its golden answers.
+    """
+    layouts(ground, entrant)
+    golden_answers(ground, entrant)
+    return loaded(ground, entrant)
+
+
 def loaded(ground: Ground, entrant: Entrant) -> Entrant:
     """Latency per batch size; and where a rate is declared, throughput through the batcher that serves.
 
@@ -205,9 +230,12 @@ def _throughput(ground: Ground, entrant: Entrant, qps: float, limit_ms: float) -
     split, calls = ground.split("selection"), throughput.JUDGED_CALLS
     depends = (entrant.depends, ground.reading.data_digest, ground.signature, online.instances, rows, qps, limit_ms)
     what = f"{entrant.name}: {calls:,} requests at {qps:g} a second"
-    load = ground.bench.measured(what, throughput.Load, depends, throughput.measure, service, split, qps, calls)
+    # The limit on a step is there for hangs; how long a load test takes is its schedule's to say.
+    isolated = ground.bench.isolated.allowing(throughput.schedule_s(qps, calls))
+    patient = dataclasses.replace(ground.bench, isolated=isolated)
+    load = patient.measured(what, throughput.Load, depends, throughput.measure, service, split, qps, calls)
     what = f"{entrant.name}: search for the highest rate"
-    found = ground.bench.measured(what, throughput.Capacity, depends, throughput.capacity, service, split, qps)
+    found = patient.measured(what, throughput.Capacity, depends, throughput.capacity, service, split, qps)
     method = (
         f"estimate from {found.runs} short runs through {online.instances} sessions, the highest rate that kept the p99"
     )

@@ -46,6 +46,10 @@ class Isolated:
         self.timeout_s = timeout_s
         self.memory_mb = memory_mb or _DEFAULT_MEMORY_SHARE * psutil.virtual_memory().total / 1e6
 
+    def allowing(self, more_s: float) -> "Isolated":
+        """The same limits for a call that is meant to last so much longer."""
+        return Isolated(self.timeout_s + more_s, self.memory_mb)
+
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a module-level function in a fresh process and return its result.
 

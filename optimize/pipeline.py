@@ -60,11 +60,7 @@ def export(budgets_path: Path, options: Options, progress: Progress | None = Non
         UserError: The budgets file cannot be used, or a model that was asked for is not in it.
     """
     registry, benches = _benches(budgets_path, options, progress)
-    results = []
-    for bench in benches:
-        results.append(_result(bench, registry, options))
-        registry.keep(results[-1])
-    return results
+    return [_exported(bench, registry, options) for bench in benches]
 
 
 def validate(
@@ -78,16 +74,7 @@ def validate(
         UserError: The budgets file cannot be used, or a model that was asked for is not in it.
     """
     registry, benches = _benches(budgets_path, options, progress)
-    results = []
-    for bench in benches:
-        if version is None and registry.current(bench.name) is None:
-            results.append(_result(bench, registry, options))
-            registry.keep(results[-1])
-            continue
-        manifest = registry.load(bench.name, version)
-        results.append(_result(bench, registry, options, manifest))
-        registry.keep_judgement(manifest.version, results[-1])
-    return results
+    return [_validated(bench, registry, options, version) for bench in benches]
 
 
 def _benches(budgets_path: Path, options: Options, progress: Progress | None = None) -> tuple[Registry, list[Bench]]:
@@ -103,19 +90,45 @@ def _benches(budgets_path: Path, options: Options, progress: Progress | None = N
     ]
 
 
+def _exported(bench: Bench, registry: Registry, options: Options) -> Result:
+    result = _result(bench, registry, options)
+    registry.keep(result)
+    return result
+
+
+def _validated(bench: Bench, registry: Registry, options: Options, version: int | None) -> Result:
+    try:
+        if version is None and registry.current(bench.name) is None:
+            return _exported(bench, registry, options)
+        manifest = registry.load(bench.name, version)
+    except ArtifactError as error:
+        return _outcome(bench, options, error.exit_code, str(error))
+    result = _result(bench, registry, options, manifest)
+    registry.keep_judgement(manifest.version, result)
+    return result
+
+
 def _result(bench: Bench, registry: Registry, options: Options, published: Manifest | None = None) -> Result:
     """One model's outcome; what the user must mend, or what broke, is an outcome too, and the other models go on."""
-    winner: Winner | None = None
-    tried: tuple[Trial, ...] = ()
     try:
         tried, winner = _proven(bench, registry, options, published)
-        code = selection.exit_of(tried, build_only=options.build_only)
-        lacking = selection.reason_of(bench.budgets, tried, build_only=options.build_only)
-        reason = f"{winner.candidate} wins" if winner else lacking
     except ProveserveError as error:
-        code, reason = error.exit_code, str(error)
+        return _outcome(bench, options, error.exit_code, str(error))
     except OSError as error:
-        code, reason = Exit.BROKEN, f"a file cannot be read or written: {error}"
+        return _outcome(bench, options, Exit.BROKEN, f"a file cannot be read or written: {error}")
+    code = selection.exit_of(tried, build_only=options.build_only)
+    lacking = selection.reason_of(bench.budgets, tried, quick=options.quick, build_only=options.build_only)
+    return _outcome(bench, options, code, f"{winner.candidate} wins" if winner else lacking, tried, winner)
+
+
+def _outcome(
+    bench: Bench,
+    options: Options,
+    code: Exit,
+    reason: str,
+    tried: tuple[Trial, ...] = (),
+    winner: Winner | None = None,
+) -> Result:
     return Result(
         name=bench.name,
         exit=int(code),
@@ -154,7 +167,7 @@ def _proven(
         current = _current(ground, registry)
         entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
         entrants = _through(ground, entrants, lambda entrant: finals.confirmed(ground, entrant, baseline, current))
-        champion, entrants = _elected(ground, entrants)
+        champion, entrants = _elected(ground, entrants, finals.described if published is None else finals.loaded)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
     tried = [_trial(bench, entrant, beaten=champion is not None and not entrant.loaded) for entrant in entrants]
     crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None, bench.outdone)
@@ -177,9 +190,8 @@ def _entrant(ground: Ground, registry: Registry, manifest: Manifest) -> Entrant:
     """A published version as an entrant, opened as it was measured."""
     precision, _, runtime = manifest.candidate.partition("@")
     path, artifact = registry.model_file(manifest), manifest.artifact
-    return Entrant(
-        manifest.candidate, precision, runtime, ground.bench.subject(artifact.options, path), manifest.digest, artifact
-    )
+    subject = ground.bench.subject(artifact.options, path)
+    return Entrant(manifest.candidate, precision, runtime, subject, manifest.digest, artifact, settled=True)
 
 
 def _winner(registry: Registry, champion: Entrant, manifest: Manifest) -> Winner:
@@ -188,30 +200,38 @@ def _winner(registry: Registry, champion: Entrant, manifest: Manifest) -> Winner
 
 
 def _current(ground: Ground, registry: Registry) -> Entrant | None:
-    """The version that is served now, for `speed.max_slowdown`."""
+    """The version that is served now, for `speed.max_slowdown`, where it takes the same inputs."""
     if ground.bench.budgets.speed.max_slowdown is None:
         return None
     served = _served(ground, registry)
-    return _entrant(ground, registry, served) if served else None
+    if served is None or served.signature.inputs != ground.signature.inputs:
+        return None
+    return _entrant(ground, registry, served)
 
 
 def _served(ground: Ground, registry: Registry) -> Manifest | None:
     """The current version, where there is one; a damaged one is as good as none, since this run publishes the next."""
     name = ground.bench.name
     try:
-        return registry.load(name) if registry.current(name) is not None else None
+        if registry.current(name) is None:
+            return None
+        manifest = registry.load(name)
+        registry.model_file(manifest)
     except ArtifactError as error:
         ground.bench.progress.note(name, f"the current version counts as none: {error}")
         return None
+    return manifest
 
 
-def _elected(ground: Ground, entrants: list[Entrant]) -> tuple[Entrant | None, list[Entrant]]:
-    """The best that also holds its throughput: a full load test takes minutes, so it is asked of the best, then of the next."""
+def _elected(
+    ground: Ground, entrants: list[Entrant], last: Callable[[Ground, Entrant], Entrant]
+) -> tuple[Entrant | None, list[Entrant]]:
+    """The best that also comes through the last stage: a load test takes minutes, so it is asked of the best, then of the next."""
     while True:
         champion, entrants = _champion(ground, entrants)
         if champion is None:
             return None, entrants
-        (tested,) = _through(ground, [champion], lambda entrant: finals.loaded(ground, entrant))
+        (tested,) = _through(ground, [champion], lambda entrant: last(ground, entrant))
         entrants = [tested if entrant.name == tested.name else entrant for entrant in entrants]
         if _trial(ground.bench, tested).status == "qualified":
             return tested, entrants
@@ -438,10 +458,8 @@ def _same(published: Manifest, manifest: Manifest) -> bool:
 
 
 def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:
-    bench, split = ground.bench, ground.split("confirmation")
-    depends = (champion.depends, ground.reading.data_digest, ground.signature)
-    laid_out = finals.layouts(ground, champion)
-    answered = bench.build("golden answers", depends, golden.record, champion.subject, ground.signature, split)
+    bench, laid_out = ground.bench, finals.layouts(ground, champion)
+    answered = finals.golden_answers(ground, champion)
     recorded = stored(answered, golden.Recorded)
     return Manifest(
         schema=1,

@@ -129,12 +129,12 @@ def worst(exits: Iterable[int]) -> Exit:
     return min((Exit(code) for code in exits), key=_SEVERITY.index, default=Exit.OK)
 
 
-def reason_of(budgets: ModelBudgets, trials: Sequence[Trial], *, build_only: bool = False) -> str:
+def reason_of(budgets: ModelBudgets, trials: Sequence[Trial], *, quick: bool = False, build_only: bool = False) -> str:
     """Why a model has no winner, in one sentence."""
     statuses = [trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST]
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     if build_only:
         return f"{counted}: nothing was judged, export without --build-only to choose the winner"
-    if "qualified" in statuses:
+    if quick and {"qualified", "inconclusive"} & set(statuses):
         return f"{counted}, by the screens alone: export without --quick to choose the winner"
     return f"none of {len(statuses)} candidates keeps all {len(limits(budgets))} budgets: {counted}"

@@ -76,7 +76,10 @@ class Ground(Struct, frozen=True):
 
 
 class Entrant(Struct, frozen=True):
-    """One candidate on its way: what it is, and what was found of it so far."""
+    """One candidate on its way: what it is, and what was found of it so far.
+
+    A `settled` one is published already, and is judged with the threads that serve it.
+    """
 
     name: str
     precision: str
@@ -91,6 +94,7 @@ class Entrant(Struct, frozen=True):
     latencies_ms: tuple[tuple[float, ...], ...] = ()
     accuracy: Accuracy | None = None
     curve: tuple[CurvePoint, ...] = ()
+    settled: bool = False
     loaded: bool = False
     stopped: str = ""
     failed: str = ""
@@ -239,6 +243,8 @@ def _with_threads(ground: Ground, entrant: Entrant) -> tuple[Entrant, screen.Scr
 
 def _thread_counts(ground: Ground, entrant: Entrant) -> list[int]:
     """1, 2, 4 ... up to the cores; the source model stays at 1, and is measured again beside each candidate's own count."""
+    if entrant.settled:
+        return [entrant.subject.options.threads]
     if entrant.precision == candidates.SOURCE or not np.isfinite(_tightest_ms(ground)):
         return [1]
     return [count for count in (2**power for power in range(10)) if count <= ground.bench.machine.cores]

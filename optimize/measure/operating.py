@@ -21,15 +21,16 @@ _MIN_CALLS = 4
 _WARM_UP_CALLS = 3
 
 
-def layouts(cores: int) -> list[tuple[int, int]]:
-    """Threads x instances that fill the cores: 1 x 4, 2 x 2, 4 x 1 on four."""
-    return [(threads, cores // threads) for threads in range(1, cores + 1) if cores % threads == 0]
+def layouts(cores: int, own: int) -> list[tuple[int, int]]:
+    """Threads x instances that fill the cores (1 x 4, 2 x 2, 4 x 1 on four), and the artefact's `own` threads, which may not."""
+    counts = {threads for threads in range(1, cores + 1) if cores % threads == 0} | {own}
+    return [(threads, max(1, cores // threads)) for threads in sorted(counts)]
 
 
 def measure(subject: Subject, signature: Signature, split: Path, cores: int) -> list[OperatingPoint]:
     """Rows a second and latency of every layout at every batch size, with all its instances at work at once."""
     found = []
-    for threads, instances in layouts(cores):
+    for threads, instances in layouts(cores, subject.options.threads):
         laid_out = msgspec.structs.replace(subject, options=msgspec.structs.replace(subject.options, threads=threads))
         with opened_instances(laid_out, instances) as sessions:
             for batch in batch_sizes(signature):

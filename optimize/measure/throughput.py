@@ -31,6 +31,7 @@ _SEARCH_CALLS = 400
 _SEARCH_MIN_S = 1.0
 _SEARCH_WITHIN = 1.05
 _MOST_STEPS = 24
+_MOST_SEARCH_S = 300.0
 # A short run sees few slow calls: a rate counts as kept while at most this share of its calls is over the limit.
 _SEARCH_OVER = 0.01
 
@@ -60,6 +61,11 @@ class Capacity(Struct, frozen=True):
     runs: int
 
 
+def schedule_s(qps: float, calls: int) -> float:
+    """How long :func:`measure` offers requests."""
+    return (_WARM_UP_CALLS + calls) / qps
+
+
 def measure(service: Service, split: Path, qps: float, calls: int) -> Load:
     """Offer `calls` requests at `qps` requests a second, after a warm-up that is not judged."""
 
@@ -73,7 +79,7 @@ def measure(service: Service, split: Path, qps: float, calls: int) -> Load:
 
 
 def capacity(service: Service, split: Path, start_qps: float) -> Capacity:
-    """Double the rate until a short run loses the limit, then bisect to within 5 %."""
+    """Double the rate until a short run loses the limit, then bisect to within 5 %, or as near as five minutes allow."""
 
     async def run() -> Capacity:
         async with _serving(service) as batcher:
@@ -81,8 +87,8 @@ def capacity(service: Service, split: Path, start_qps: float) -> Capacity:
             await _offer(batcher, inputs, service.rows, start_qps, _WARM_UP_CALLS)
             kept, lost = 0.0, math.inf
             rate = start_qps
-            runs = 0
-            while runs < _MOST_STEPS:
+            runs, end = 0, time.monotonic() + _MOST_SEARCH_S
+            while runs < _MOST_STEPS and time.monotonic() < end:
                 runs += 1
                 load = await _offer(
                     batcher, inputs, service.rows, rate, max(_SEARCH_CALLS, math.ceil(rate * _SEARCH_MIN_S))

@@ -4,7 +4,7 @@
     <registry>/models/<name>/<version>/manifest.json             a version: 1, 2, 3 ...
     <registry>/models/<name>/<version>/validated-<machine>.json  what `optimize validate` found of it elsewhere
     <registry>/models/<name>/current                             the number of the version that is served
-    <registry>/reports/<name>/result.json                        the outcome of the last export, published or not
+    <registry>/reports/<name>/result.json                        the outcome of the last full export, published or not
 
 A file appears whole or not at all, and a version number is claimed by creating its manifest, which only one writer can do. The rules
 stand in `published`; `folder` and `bucket` give them the few operations of `store`. A killed export leaves at most temporary files in

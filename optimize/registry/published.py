@@ -182,8 +182,16 @@ class Registry:
         self._store.write(f"{_MODELS}/{model}/current", f"{version}\n".encode())
 
     def keep(self, result: Result) -> None:
-        """Keep the outcome of an export, in place of the model's earlier one, for reports."""
-        self._store.write(_result_key(result.name), encode(result))
+        """Keep the outcome of an export for reports, in place of the earlier one; a partial run's never replaces a full one's."""
+        if result.release or not self._holds_full(result.name):
+            self._store.write(_result_key(result.name), encode(result))
+
+    def _holds_full(self, model: str) -> bool:
+        try:
+            earlier = self.result(model)
+        except ArtifactError:
+            return False
+        return earlier is not None and earlier.release
 
     def result(self, model: str) -> Result | None:
         """The outcome of a model's last export, or None where there was none.

@@ -16,7 +16,8 @@ from onnx import helper, numpy_helper
 
 from optimize import candidates, pipeline
 from optimize.manifest import Result, decode
-from optimize.measure import comparison
+from optimize.measure import comparison, golden
+from optimize.registry import Registry
 from optimize.runtime.golden import replay
 from optimize.runtime.session import OnnxSession
 from tests import exporting
@@ -129,6 +130,7 @@ def test_changed_budget_is_judged_without_measuring_and_published(again: Path) -
 
 def test_changed_accuracy_budget_judges_the_same_answers_again(again: Path) -> None:
     budgets(again.parent, accuracy__max_drop=0.04)
+    forget_result(again)
     found = export(again, "--quick")
     assert found.verdict(FP32, "accuracy.max_drop")["limit"] == 0.04
     assert [stage["stage"] for stage in stages(again) if not stage["cached"]] == [
@@ -136,9 +138,18 @@ def test_changed_accuracy_budget_judges_the_same_answers_again(again: Path) -> N
     ]  # fmt: skip
 
 
+def kept_result(budget: Path) -> Path:
+    return budget.parent / "artifacts" / "reports" / "tiny" / "result.json"
+
+
+def forget_result(budget: Path) -> None:
+    """So that the result of a partial run is kept."""
+    kept_result(budget).unlink()
+
+
 def stages(budget: Path) -> list[dict[str, Any]]:
     """The steps of the last run, as its report has them."""
-    return json.loads((budget.parent / "artifacts" / "reports" / "tiny" / "result.json").read_bytes())["stages"]
+    return json.loads(kept_result(budget).read_bytes())["stages"]
 
 
 def test_impossible_budget_is_told_and_publishes_nothing(again: Path) -> None:
@@ -179,6 +190,17 @@ def test_build_only_judges_and_publishes_nothing(again: Path) -> None:
     assert (cache_entries(again), registry(again).versions("tiny")) == (before, [1])
 
 
+@pytest.mark.parametrize("partial", ["--quick", "--build-only"])
+def test_partial_run_leaves_the_result_of_a_full_one_to_the_report(again: Path, partial: str) -> None:
+    full = kept_result(again).read_bytes()
+    export(again, partial)
+    assert kept_result(again).read_bytes() == full
+    for nothing in (kept_result(again).unlink, lambda: kept_result(again).write_text("{")):
+        nothing()
+        export(again, partial)
+        assert json.loads(kept_result(again).read_bytes())["release"] is False
+
+
 def test_validate_judges_the_published_version_again(again: Path) -> None:
     found = export(again, name="validate")
     assert found.code == 0, found.stderr
@@ -187,7 +209,16 @@ def test_validate_judges_the_published_version_again(again: Path) -> None:
     assert registry(again).versions("tiny") == [1]
     budgets(again.parent, size__mb=0.000001)
     assert export(again, name="validate").code == 1
-    assert export(again, "--version", "7", name="validate").code == 4
+    missing = export(again, "--version", "7", name="validate")
+    assert (missing.code, missing.model["winner"]) == (4, None)
+    assert missing.model["reason"].startswith("tiny: no version 7 in")
+
+
+def test_validate_of_a_missing_version_costs_its_model_alone(again: Path) -> None:
+    text = again.read_text()
+    again.write_text(text + text.split("\n", 1)[1].replace("models.tiny", "models.other"))
+    found = export(again, "--version", "1", name="validate")
+    assert {model["name"]: model["exit"] for model in found.document["models"]} == {"tiny": 0, "other": 4}
 
 
 # Candidates that are not right.
@@ -309,6 +340,43 @@ def test_two_that_break_side_by_side_alone_are_a_tie(again: Path, monkeypatch: p
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
     assert (result.exit, found[FP32][0], found[INT8][0]) == (0, "winner", "qualified")
     assert "a tie, since they break when they are timed side by side" in found[INT8][1]
+
+
+def test_winner_that_breaks_at_its_golden_answers_costs_itself_alone(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(golden, "record", saboteur.record)
+    shutil.rmtree(again.parent / "artifacts" / ".cache" / "built")
+    (result,) = pipeline.export(again, pipeline.Options())
+    found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
+    assert (result.exit, result.winner) == (1, None)
+    assert found[FP32] == found[INT8] == ("failed", "its process was killed by SIGABRT")
+    check_registry(again)
+
+
+def renamed_input(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.input[0].name = model.graph.node[0].input[0] = "features"
+    onnx.save(model, path)
+    with np.load(path.with_name("samples.npz")) as archive:
+        np.savez(path.with_name("samples.npz"), features=archive["x"], label=archive["label"])
+
+
+def damaged_blob(path: Path) -> None:
+    store = Registry(path.parent / "artifacts")
+    blob = store.model_file(store.load("tiny"))
+    blob.write_bytes(blob.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("change", [renamed_input, damaged_blob])
+def test_current_version_that_cannot_be_timed_slows_nobody_down(again: Path, change: Callable[[Path], None]) -> None:
+    budgets(again.parent, precisions=["fp32"], speed__max_slowdown=1.5)
+    change(again.parent / "tiny.onnx")
+    found = export(again)
+    assert found.code == 0, found.stderr
+    assert found.verdict(FP32, "speed.max_slowdown")["verdict"] == "PASS"
+    assert registry(again).versions("tiny") == [1, 2]
 
 
 def test_graph_without_anything_to_quantise_is_named(tmp_path: Path) -> None:
@@ -478,6 +546,7 @@ def test_kill_leaves_registry_and_finished_work_and_no_process(again: Path) -> N
         wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
     check_registry(again)
     finished = cache_entries(again) - before
+    forget_result(again)
     found = export(again, "--quick")
     assert finished <= cache_entries(again)
     assert found.code in (1, 3), found.stderr

@@ -16,11 +16,16 @@ class Sum(msgspec.Struct, frozen=True):
     total: int
 
 
-def bench(root: Path, *, timeout_s: float = 30.0, cores: int = 2, tools: str = "1") -> Bench:
+def bench(
+    root: Path,
+    *,
+    timeout_s: float = 30.0,
+    cores: int = 2,
+    tools: str = "1",
+    budgets: ModelBudgets = ModelBudgets(source="m.onnx"),  # noqa: B008 - immutable
+) -> Bench:
     machine = Machine("test", cores, 1024, ())
-    return Bench(
-        "m", ModelBudgets(source="m.onnx"), root, Cache(root / "cache"), Isolated(timeout_s), machine, {"tool": tools}
-    )
+    return Bench("m", budgets, root, Cache(root / "cache"), Isolated(timeout_s), machine, {"tool": tools})
 
 
 def entries(root: Path) -> list[Path]:

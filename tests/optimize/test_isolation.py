@@ -57,6 +57,14 @@ def test_prints_are_captured_and_stdin_is_empty(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
+def test_call_that_is_meant_to_last_is_given_its_time() -> None:
+    hasty = Isolated(timeout_s=0.01, memory_mb=4000)
+    with pytest.raises(ProcessError, match="time limit"):
+        hasty(steps.add, 1)
+    assert hasty.allowing(PATIENCE_S)(steps.add, 1) == 1
+    assert hasty.allowing(1).memory_mb == 4000
+
+
 def test_hang_is_ended_at_its_time_limit(tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match=r"^did not finish within its time limit of 3 s$"):
         Isolated(timeout_s=3.0)(steps.sleeps, tmp_path, 3)

@@ -195,10 +195,12 @@ def test_reason_counts_the_statuses() -> None:
 
 
 def test_reason_of_a_quick_run_names_the_way_on() -> None:
-    trials = [trial(status="qualified"), trial(status="failed")]
-    assert selection.reason_of(BUDGETS, trials) == (
-        "1 qualified, 1 failed, by the screens alone: export without --quick to choose the winner"
-    )
+    for left in ("qualified", "inconclusive"):
+        trials = [trial(status=left), trial(status="failed")]
+        assert selection.reason_of(BUDGETS, trials, quick=True) == (
+            f"1 {left}, 1 failed, by the screens alone: export without --quick to choose the winner"
+        )
+    assert selection.reason_of(BUDGETS, [trial(status="failed")], quick=True).startswith("none of 1 candidates")
 
 
 def test_who_lost_the_comparison_says_how() -> None:

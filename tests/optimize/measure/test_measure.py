@@ -243,10 +243,19 @@ def test_duel_finds_each_sides_best_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "layouts"), [(1, [(1, 1)]), (2, [(1, 2), (2, 1)]), (6, [(1, 6), (2, 3), (3, 2), (6, 1)])]
+    ("cores", "own", "layouts"),
+    [
+        (1, 1, [(1, 1)]),
+        (2, 1, [(1, 2), (2, 1)]),
+        (6, 1, [(1, 6), (2, 3), (3, 2), (6, 1)]),
+        (6, 4, [(1, 6), (2, 3), (3, 2), (4, 1), (6, 1)]),
+        (2, 4, [(1, 2), (2, 1), (4, 1)]),
+    ],
 )
-def test_layouts_fill_the_cores(cores: int, layouts: list[tuple[int, int]]) -> None:
-    assert operating.layouts(cores) == layouts
+def test_layouts_fill_the_cores_and_hold_the_threads_that_latency_was_measured_with(
+    cores: int, own: int, layouts: list[tuple[int, int]]
+) -> None:
+    assert operating.layouts(cores, own) == layouts
 
 
 def test_operating_points_cover_layouts_and_batches_and_the_best_is_chosen(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from optimize import trials
+from optimize.budgets import LatencyBudget, ModelBudgets
+from optimize.export import Reading
+from optimize.manifest import SessionOptions
+from optimize.subject import Subject
+from optimize.trials import Entrant, Ground
+from tests.optimize.subjects import SIGNATURE
+from tests.optimize.test_bench import bench
+
+
+def ground(folder: Path, cores: int, budgets: ModelBudgets) -> Ground:
+    reading = Reading("s", "d", {}, "onnxruntime-cpu", "")
+    place = bench(folder, cores=cores, budgets=budgets)
+    return Ground(place, reading, SIGNATURE, folder, folder / "baseline.onnx", "b")
+
+
+def entrant(precision: str = "fp32", *, threads: int = 1, settled: bool = False) -> Entrant:
+    subject = Subject(ModelBudgets(source="m.onnx"), Path(), SessionOptions(threads=threads))
+    return Entrant(f"{precision}@onnxruntime-cpu", precision, "onnxruntime-cpu", subject, "digest", settled=settled)
+
+
+LATENCY = ModelBudgets(source="m.onnx", latency=LatencyBudget(p99_ms=5.0))
+
+
+@pytest.mark.parametrize(
+    ("cores", "budgets", "asked", "counts"),
+    [
+        (6, LATENCY, entrant(), [1, 2, 4]),
+        (6, ModelBudgets(source="m.onnx"), entrant(), [1]),
+        (6, LATENCY, entrant("source"), [1]),
+        (2, LATENCY, entrant(threads=4, settled=True), [4]),
+    ],
+)
+def test_threads_that_are_tried(
+    tmp_path: Path, cores: int, budgets: ModelBudgets, asked: Entrant, counts: list[int]
+) -> None:
+    """A published version is judged with the threads that serve it, whatever machine it is on."""
+    assert trials._thread_counts(ground(tmp_path, cores, budgets), asked) == counts
