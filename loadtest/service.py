@@ -1,18 +1,15 @@
 """What is asked of the service before the load: whether it is there, what the model takes, and whether it takes our requests."""
 
-import contextlib
-import functools
 import re
-from collections.abc import Callable, Iterator
 
 import grpc
 
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
+from serve.client import Client
 from serve.connection import Connection
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),  # a call that gRPC sent again by itself would hide an error
     ("grpc.enable_http_proxy", 0),
@@ -46,13 +43,11 @@ def describe(connection: Connection, model: str) -> pb.ModelMetadataResponse:
     Raises:
         ProveserveError: Nothing answers there, or what answers does not serve the model, or not to us.
     """
-    with _asked(connection, _METADATA) as ask:
+    with Client(connection, timeout_s=_ASK_TIMEOUT_S, max_attempts=1) as client:
         try:
-            answer = ask(pb.ModelMetadataRequest(name=model).SerializeToString(), timeout=_ASK_TIMEOUT_S)
+            return client.metadata(model)
         except grpc.RpcError as error:
             raise _unusable(connection.address, model, error) from None
-    metadata: pb.ModelMetadataResponse = pb.ModelMetadataResponse.FromString(answer)
-    return metadata
 
 
 def try_one(connection: Connection, payload: bytes, origin: str, timeout_s: float) -> None:
@@ -63,21 +58,15 @@ def try_one(connection: Connection, payload: bytes, origin: str, timeout_s: floa
     Raises:
         UserError: The service refused the request as malformed.
     """
-    with _asked(connection, INFER) as ask:
+    with connection.channel(CHANNEL_OPTIONS) as channel:
         try:
-            ask(payload, timeout=timeout_s)
+            channel.unary_unary(INFER)(payload, timeout=timeout_s, metadata=connection.metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise UserError(
                     f"the service refused the first request, made from {origin}: {error.details()}; mend the budgets"
                     " file's inputs, dims or latency.batch, or give rows that the model takes with --input"
                 ) from None
-
-
-@contextlib.contextmanager
-def _asked(connection: Connection, method: str) -> Iterator[Callable[..., bytes]]:
-    with connection.channel(CHANNEL_OPTIONS) as channel:
-        yield functools.partial(channel.unary_unary(method), metadata=connection.metadata)
 
 
 def _unusable(target: str, model: str, error: grpc.RpcError) -> ProveserveError:
