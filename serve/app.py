@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.serve
 from ray.serve.config import gRPCOptions
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from optimize.errors import ProveserveError
@@ -71,7 +72,7 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: A signal came while it started.
-        ProveserveError: A model cannot be served as it was published, or a port was taken meanwhile.
+        ProveserveError: Ray does not start, a model cannot be served as it was published, or a port was taken meanwhile.
     """
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
     log = folder / _LOG
@@ -84,16 +85,12 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
             interrupts.heed()
             handle = _run(plan, log, interrupts)
             relay.let_go()
-            try:
-                interrupts.heed()
-                with _called(plan, folder):
-                    try:
-                        yield
-                    finally:
-                        _drain(handle)
-            finally:
-                hardening.hear_daemons(lambda _: None)  # that actors die is what was asked for
-                ray.serve.shutdown()
+            interrupts.heed()
+            with _called(plan, folder):
+                try:
+                    yield
+                finally:
+                    _stop(handle)
         finally:
             ray.shutdown()
 
@@ -105,15 +102,18 @@ def _called(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[None]
     return haproxy.fronting(plan.front, plan.own_addresses, folder)
 
 
-def _drain(handle: ray.serve.handle.DeploymentHandle) -> None:
+def _stop(handle: ray.serve.handle.DeploymentHandle) -> None:
     """Have every replica answer what it accepted; what one that hangs or was lost accepted is lost with it."""
     try:
         ends = handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S, return_exceptions=True)
-    except TimeoutError as error:
+    except (TimeoutError, RayServeException) as error:  # Serve's own: no replica runs at this moment
         ends = [error]
-    for end in ends:
-        if isinstance(end, Exception):
-            logs.tell("drain_failed", logging.WARNING, reason=first_line(end))
+    failures = [end for end in ends if isinstance(end, Exception)]
+    for failure in failures:
+        logs.tell("drain_failed", logging.WARNING, reason=first_line(failure))
+    hardening.hear_daemons(lambda _: None)  # that actors die is what was asked for
+    if not failures:  # else Serve would wait for the replica that is lost, though all the others are done
+        ray.serve.shutdown()
 
 
 def _start(plan: Plan, folder: Path) -> None:
@@ -135,6 +135,11 @@ def _start(plan: Plan, folder: Path) -> None:
         )
     except SystemExit:  # Ray's own answer to a SIGTERM while it starts
         raise KeyboardInterrupt from None
+    except Exception as error:  # noqa: BLE001 - Ray raises bare Exception, OSError, RuntimeError and more where it cannot start
+        raise ProveserveError(
+            f"Ray does not start on this machine: {first_line(error)}; see that it has room below {_SOCKETS_ROOT} and is not"
+            " overloaded, and run the command again"
+        ) from None
 
 
 def _run(plan: Plan, log: Path, interrupts: Interrupts) -> ray.serve.handle.DeploymentHandle:

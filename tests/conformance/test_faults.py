@@ -1,6 +1,7 @@
 """What a running service does when its processes are killed or stopped, or another version is published: on Ray, under load."""
 
 import contextlib
+import resource
 import signal
 import socket
 import subprocess
@@ -30,6 +31,9 @@ WHOLE_AGAIN_S = 60.0
 
 SWAP_S = 30.0
 """How long another version may take to answer: it is looked for every few seconds, and a busy machine takes its time."""
+
+STOPPED_S = 40.0
+"""How long a service may take to stop that cannot be drained whole: Ray gives a replica up that was silent for 20 s."""
 
 FAILING_S = 30.0
 """How long a call to a lost replica may take to fail."""
@@ -182,12 +186,51 @@ def test_a_replica_that_hangs_is_replaced(pair: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_service_with_a_replica_that_hangs_stops_in_order(pair: Served) -> None:
-    replicas(pair)[0].send_signal(signal.SIGSTOP)
-    pair.process.send_signal(signal.SIGTERM)
-    assert pair.process.wait(120) == 0
-    assert not [line for line in pair.output if "Traceback" in line]
-    assert any('"drain_failed"' in line for line in pair.output)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_service_with_a_replica_that_hangs_stops_in_order(registry: Path, count: int) -> None:
+    with served(registry, "--replicas", str(count)) as service:
+        replicas(service)[0].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < STOPPED_S
+        assert not [line for line in service.output if "Traceback" in line]
+        assert len(events(service, "drain_failed")) == 1
+        assert len(events(service, "drained")) == count - 1
+
+
+@pytest.mark.slow
+def test_a_service_without_a_replica_stops_in_order(registry: Path) -> None:
+    with served(registry) as service:
+        (blob,) = (registry / "blobs" / "sha256").glob(f"{Registry(registry).load('scaled').digest}*")
+        blob.write_bytes(b"damaged")
+        replicas(service)[0].kill()
+        began = time.monotonic()
+        while not events(service, "start_failed"):
+            assert time.monotonic() - began < WHOLE_AGAIN_S
+            time.sleep(0.1)
+        assert service.stop() == 0
+        assert not [line for line in service.output if "Traceback" in line]
+
+
+def events(service: Served, event: str) -> list[str]:
+    return [line for line in service.output.copy() if f'"event": "{event}"' in line]
+
+
+@pytest.mark.slow
+def test_a_ray_that_cannot_start_is_one_line(registry: Path) -> None:
+    told = subprocess.run(
+        [*COMMAND, "serve", "--registry", str(registry), "--port", "0"],
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (0, 0)
+        ),  # nothing can be written, as on a full disk
+        capture_output=True,
+        text=True,
+        timeout=2 * WHOLE_AGAIN_S,
+        check=False,
+    )
+    assert told.returncode == 4
+    assert told.stderr.startswith("error: Ray does not start on this machine: ")
+    assert len(told.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
