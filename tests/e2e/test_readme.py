@@ -80,6 +80,7 @@ def test_the_loop_closes(folder: Path, tmp_path: Path) -> None:
         "accuracy.max_drop": "PASS",
         "accuracy.min_agreement": "PASS",
         "latency.p99_ms": "PASS",
+        "memory.peak_mb": "PASS",
         "throughput.qps": "PASS",
         "throughput.p99_ms": "PASS",
     }
