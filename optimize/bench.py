@@ -135,11 +135,11 @@ def stored(folder: Path, schema: type[T]) -> T:
     """The record that a build left beside its files.
 
     Raises:
-        ArtifactError: Another release of this tool wrote it.
+        ArtifactError: Another release of this tool wrote it, or it is damaged.
     """
     try:
         return msgspec.json.decode((folder / "record.json").read_bytes(), type=schema)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, FileNotFoundError) as error:
         raise ArtifactError(
-            f"{folder}: was built by another release of this tool ({error}); export with --no-cache"
+            f"{folder}: was damaged, or built by another release of this tool ({error}); export with --no-cache"
         ) from None

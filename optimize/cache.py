@@ -5,6 +5,7 @@ records, keyed by the machine as well. An entry appears whole or not at all, so 
 What no run used for long can be swept away: an entry is as old as its last use.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -96,14 +97,14 @@ def sweep(root: Path, *, unused_s: float) -> tuple[int, int]:
     Returns how many they were, and their bytes.
     """
     latest = time.time() - unused_s
-    old = [entry for entry in root.glob("*/*") if entry.lstat().st_mtime <= latest]
-    size_bytes = sum(_size_bytes(entry) for entry in old)
-    for entry in old:
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    return len(old), size_bytes
+    swept = size_bytes = 0
+    for entry in root.glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):  # an export that runs meanwhile renames what it has finished
+            if entry.lstat().st_mtime <= latest:
+                size_bytes += _size_bytes(entry)
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                swept += 1
+    return swept, size_bytes
 
 
 def _size_bytes(entry: Path) -> int:

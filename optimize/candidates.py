@@ -211,12 +211,14 @@ def _answers(path: Path, options: SessionOptions, samples: Iterable[Arrays]) -> 
 
 
 def _distance(expected: Iterable[Arrays], found: Iterable[Arrays]) -> float:
-    """Root mean square of the answers' difference over that of the expected ones."""
+    """Root mean square of the answers' difference over that of the expected ones; infinite where it is no number."""
     error = size = 0.0
     for wanted, got in zip(expected, found, strict=True):
         for name in (name for name, value in wanted.items() if value.dtype.kind == "f"):
             error += float(np.square(wanted[name].astype(np.float64) - got[name]).sum())
             size += float(np.square(wanted[name].astype(np.float64)).sum())
+    if not np.isfinite(error):
+        return float("inf")
     return (error / size) ** 0.5 if size else 0.0
 
 

@@ -59,7 +59,9 @@ def diagnose() -> tuple[bool, list[str]]:
 
 
 def asked(budgets: Budgets) -> list[str]:
-    """A line for each target of each model: the hardware that it asks for, and whether this machine has it."""
+    """A line for each target of each model: the hardware that it asks for, and whether this machine has it; none off Linux."""
+    if sys.platform != "linux":
+        return []
     here = Here(
         instruction_sets=describe().instruction_sets,
         capabilities=compute_capabilities(),

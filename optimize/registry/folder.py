@@ -36,13 +36,13 @@ class Folder:
         return str(self._root / key)
 
     def check(self) -> None:
-        """Make the folder.
+        """Make the folder, and see that a file can be written there.
 
         Raises:
-            ArtifactError: It cannot be made.
+            ArtifactError: It cannot.
         """
-        with beside(self._root / "models"):
-            return
+        with beside(self._root / "models") as temporary:
+            temporary.touch()
 
     def read(self, key: str) -> bytes | None:
         """The bytes of a file, or None."""

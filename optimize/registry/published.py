@@ -82,7 +82,9 @@ class Registry:
             return None
         text = data.decode(errors="replace").strip()
         if not (text.isascii() and text.isdigit()):
-            raise ArtifactError(f"{model}: `current` says {text!r}; wanted a version number such as 1")
+            raise ArtifactError(
+                f"{model}: `current` says {text!r}; wanted a version number such as 1: name one with `optimize promote`"
+            )
         return int(text)
 
     def manifest_path(self, model: str, version: int) -> str:

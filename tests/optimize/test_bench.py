@@ -74,6 +74,9 @@ def test_build_of_another_release_is_told(tmp_path: Path) -> None:
     folder = bench(tmp_path).build("build", (), steps.builds, 3)
     with pytest.raises(ArtifactError, match=r"another release of this tool .*; export with --no-cache"):
         stored(folder, Machine)
+    (folder / "record.json").unlink()
+    with pytest.raises(ArtifactError, match=r"was damaged, .*; export with --no-cache"):
+        stored(folder, Sum)
 
 
 def test_failed_build_is_tried_again(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from optimize import cache
 from optimize.budgets import Dim
 from optimize.cache import Cache, key_of, sweep
 
@@ -142,6 +143,24 @@ def test_entries_that_no_run_used_for_long_are_swept(tmp_path: Path) -> None:
     assert sweep(tmp_path, unused_s=30 * 86_400) == (3, 4 + 4 + len('{"value":1}'))
     assert entries(tmp_path) == [f"built/{'b' * 64}/file", f"measured/{'b' * 64}.json"]
     assert sweep(tmp_path / "nothing was ever cached here", unused_s=0) == (0, 0)
+
+
+def test_entry_that_an_export_takes_away_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "measured").mkdir()
+    for name in ("a.json", "b.json"):
+        (tmp_path / "measured" / name).write_text("{}")
+        aged(tmp_path / "measured" / name, 31)
+    size = cache._size_bytes
+
+    def vanishing(entry: Path) -> int:
+        if entry.name == "a.json":
+            entry.unlink()
+        return size(entry)
+
+    monkeypatch.setattr(cache, "_size_bytes", vanishing)
+    assert sweep(tmp_path, unused_s=30 * 86_400) == (1, 2)
 
 
 def test_an_entry_is_as_old_as_its_last_use(tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ def test_too_few_calibration_samples_are_refused(mlp: Path, tmp_path: Path) -> N
         built_on_cpu("int8-static", mlp, few, tmp_path)
 
 
+def test_calibration_whose_answers_are_no_numbers_is_the_farthest() -> None:
+    expected = [{"y": np.array([3.0, 4.0], np.float32)}]
+    distances = [
+        candidates._distance(expected, [{"y": np.array(answers, np.float32)}])
+        for answers in ([3.0, np.nan], [np.inf, 4.0], [3.0, 4.5])
+    ]
+    assert distances == [float("inf"), float("inf"), pytest.approx(0.1)]
+
+
 def test_samples_are_counted_in_rows_whether_they_come_in_batches_or_alone(tmp_path: Path) -> None:
     """A model without batch axis has one sample a batch: every calibration must still see enough of them."""
     nodes = [

@@ -17,6 +17,7 @@ def test_elsewhere_it_says_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
     healthy, lines = diagnosis.diagnose()
     assert not healthy
     assert "\n".join(lines).startswith("platform: darwin. Linux only: ")
+    assert diagnosis.asked(Budgets(1, {"net": model()})) == []
 
 
 def test_missing_library_is_named_with_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,19 @@ def test_layout_is_the_documented_one_with_no_stray_file(registry: Registry, tmp
     assert (root_of(registry) / "models/identity/current").read_text() == "2\n"
 
 
+def test_check_finds_out_that_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(tmp_path / "new")
+    registry.check()
+    assert list((tmp_path / "new").iterdir()) == []
+
+    def read_only(path: Path) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "touch", read_only)
+    with pytest.raises(ArtifactError, match="cannot be written: Read-only file system"):
+        registry.check()
+
+
 def test_files_have_the_permissions_that_the_umask_leaves(registry: Registry, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
