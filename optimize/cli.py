@@ -14,7 +14,7 @@ from typing import Annotated, Literal, ParamSpec
 
 import typer
 
-from optimize.errors import Exit, ProveserveError, UserError
+from optimize.errors import ArtifactError, Exit, ProveserveError, UserError
 from optimize.isolation import DEFAULT_TIMEOUT_S
 
 _COMMANDS_ABOVE = {
@@ -97,10 +97,10 @@ def export(
     for line in report.as_lines(results):
         typer.echo(line, err=True)
     findings = reporting.of_run(registry, results)
-    for path in reporting.write(findings, report_to) if report_to else ():
-        typer.echo(f"wrote {path}", err=True)
     if as_json:
         typer.echo(reporting.document(findings))
+    for path in reporting.write(findings, report_to) if report_to else ():
+        typer.echo(f"wrote {path}", err=True)
     return selection.worst(result.exit for result in results)
 
 
@@ -175,14 +175,19 @@ def versions(model: ModelArgument, registry: RegistryOption = "artifacts") -> Ex
     from optimize.registry import Registry  # noqa: PLC0415
 
     store = Registry(registry)
-    current = store.current(model)
+    current, code = store.current(model), Exit.OK
     for number in store.versions(model) or [store.load(model).version]:
-        manifest = store.load(model, number)
+        try:
+            manifest = store.load(model, number)
+        except ArtifactError as error:  # the others are of use all the same, for one to go back to
+            typer.echo(f"error: {error}", err=True)
+            code = error.exit_code
+            continue
         served = "current" if number == current else ""
         typer.echo(
             f"{number:>4}  {manifest.created}  {manifest.candidate:<30} {manifest.digest[:12]}  {served}".rstrip()
         )
-    return Exit.OK
+    return code
 
 
 @app.command()
@@ -218,16 +223,16 @@ def gc(
 ) -> Exit:
     """Delete files that no published version names, and cached work that no export used for 30 days."""
     from optimize.cache import UNUSED_DAYS, sweep  # noqa: PLC0415
+    from optimize.manifest import counted  # noqa: PLC0415
     from optimize.registry import Registry  # noqa: PLC0415
 
     store = Registry(registry)
     deleted = store.collect(older_than_s=older_than * 3600)
-    typer.echo(f"deleted {len(deleted)} files that no version names")
+    typer.echo(f"deleted {counted(len(deleted), 'file')} that no version names")
     swept, size_bytes = sweep(store.scratch, unused_s=UNUSED_DAYS * 86_400)
     if swept:
-        typer.echo(
-            f"deleted {swept} cached entries ({size_bytes / 1e6:.1f} MB) that no export used for {UNUSED_DAYS} days"
-        )
+        entries = counted(swept, "cached entry", "cached entries")
+        typer.echo(f"deleted {entries} ({size_bytes / 1e6:.1f} MB) that no export used for {UNUSED_DAYS} days")
     return Exit.OK
 
 

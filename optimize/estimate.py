@@ -32,7 +32,7 @@ def steps(budgets: ModelBudgets, candidates: int, rows: int, call_ms: float) -> 
         found.append(
             (
                 f"time {calls:,} calls of each in {1 + MIN_PROCESSES} processes",
-                candidates * (6 * _PROCESS_S + calls * call_s),
+                candidates * ((1 + MIN_PROCESSES) * _PROCESS_S + calls * call_s),
             )
         )
     block_s = min(_BLOCK_S, BLOCK_CALLS * call_s)

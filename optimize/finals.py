@@ -16,7 +16,7 @@ from optimize.evidence import blocks, comparison, percentile
 from optimize.evidence.finding import Finding
 from optimize.evidence.quantile import quantile
 from optimize.export import RAW, SCREEN
-from optimize.manifest import CurvePoint, Measurement, OperatingPoint, Outcome, Verdict
+from optimize.manifest import CurvePoint, Measurement, OperatingPoint, Outcome, Verdict, counted
 from optimize.measure import comparison as timing
 from optimize.measure import curve, golden, latency, operating, throughput
 from optimize.trials import PERCENTILES, Entrant, Ground, judged_on, latency_found, latency_run, limit_of
@@ -126,8 +126,8 @@ def _speed(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
     finding = comparison.speedup(
         found.a_rows_per_s(), found.b_rows_per_s(), limit or 1.0, kind="min_speedup", seed=SEED
     )
-    threads = entrant.subject.options.threads
-    alone = f"{found.a_rows} rows a call on {threads} threads"
+    threads = counted(entrant.subject.options.threads, "thread")
+    alone = f"{counted(found.a_rows, 'row')} a call on {threads}"
     entrant = entrant.found(
         measured=[Measurement("speed.rows_per_s", float(np.median(found.a_rows_per_s())), "rows/s", finding.n, alone)]
     )
@@ -161,16 +161,17 @@ def _slowdown(ground: Ground, entrant: Entrant, current: Entrant | None) -> Entr
 
 
 def _cost(ground: Ground, entrant: Entrant, rows_per_s: Sequence[float]) -> Entrant:
-    """A million rows at the measured speed, for the cores that the session holds."""
-    budget = ground.bench.budgets.cost
-    per_hour = budget.per_hour.get("cuda" if entrant.subject.options.target != "cpu" else "cpu")
+    """A million rows at the measured speed, for the cores that the session holds, or for its GPU."""
+    budget, options = ground.bench.budgets.cost, entrant.subject.options
+    unit, held = ("core", options.threads) if options.target == "cpu" else ("GPU", 1)
+    per_hour = budget.per_hour.get("cpu" if unit == "core" else "cuda")
     if per_hour is None:
         return entrant
-    price = per_hour * entrant.subject.options.threads / 3600 * 1e6
+    price = per_hour * held / 3600 * 1e6
     low, high = (float(bound) for bound in np.quantile(np.asarray(rows_per_s), [0.05, 0.95]))
     observed = price / float(np.median(rows_per_s))
     key, n, dearest = "cost.per_million", len(rows_per_s), price / low
-    method = f"{per_hour:g} an hour and core, at the best batch of one session"
+    method = f"{per_hour:g} an hour and {unit}, at the best batch of one session"
     entrant = entrant.found(measured=[Measurement(key, observed, "per million rows", n, method, price / high, dearest)])
     limit = budget.max_per_million
     if limit is None:
@@ -236,9 +237,8 @@ def _throughput(ground: Ground, entrant: Entrant, qps: float, limit_ms: float) -
     load = patient.measured(what, throughput.Load, depends, throughput.measure, service, split, qps, calls)
     what = f"{entrant.name}: search for the highest rate"
     found = patient.measured(what, throughput.Capacity, depends, throughput.capacity, service, split, qps)
-    method = (
-        f"estimate from {found.runs} short runs through {online.instances} sessions, the highest rate that kept the p99"
-    )
+    runs, sessions = counted(found.runs, "short run"), counted(online.instances, "session")
+    method = f"estimate from {runs} through {sessions}, the highest rate that kept the p99"
     estimate = Measurement("throughput.capacity_qps", found.qps, "requests/s", found.runs, method)
     return _load_found(entrant.found(measured=[estimate]), qps, limit_ms, load)
 

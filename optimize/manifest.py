@@ -302,6 +302,11 @@ class Result(Record, frozen=True):
     created: str = ""
 
 
+def counted(number: int, noun: str, several: str = "") -> str:
+    """A number of things in words, such as 1 file and 2 files; `several` where the plural is not formed by an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+
+
 def about(needed: int) -> str:
     """A number of samples that would settle a verdict, in words: far beyond what anyone takes, its size tells nothing more."""
     return f"about {needed:,}" if needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"

@@ -92,8 +92,7 @@ def _benches(budgets_path: Path, options: Options, progress: Progress | None = N
 
 def _exported(bench: Bench, registry: Registry, options: Options) -> Result:
     result = _result(bench, registry, options)
-    registry.keep(result)
-    return result
+    return _kept(bench, result, lambda: registry.keep(result))
 
 
 def _validated(bench: Bench, registry: Registry, options: Options, version: int | None) -> Result:
@@ -104,7 +103,17 @@ def _validated(bench: Bench, registry: Registry, options: Options, version: int 
     except ArtifactError as error:
         return _outcome(bench, options, error.exit_code, str(error))
     result = _result(bench, registry, options, manifest)
-    registry.keep_judgement(manifest.version, result)
+    return _kept(bench, result, lambda: registry.keep_judgement(manifest.version, result))
+
+
+def _kept(bench: Bench, result: Result, keep: Callable[[], None]) -> Result:
+    """The result once it is kept; where it cannot be, the run broke, and what was found is told all the same."""
+    try:
+        keep()
+    except ProveserveError as error:
+        reason = f"{result.reason}; the outcome is not kept for reports: {error}"
+        bench.progress.note(bench.name, reason)
+        return msgspec.structs.replace(result, exit=int(error.exit_code), reason=reason)
     return result
 
 
@@ -182,7 +191,7 @@ def _announce(ground: Ground, baseline: Entrant, entrants: int) -> None:
     judged = sum(count for split, count in rows.items() if split != "calibration")
     ahead, seconds = estimate.steps(bench.budgets, entrants, judged, baseline.measurements["screen.p50_ms"].value)
     bench.progress.note(
-        bench.name, f"ahead: {'; '.join(ahead)}. At most about {max(1, round(seconds / 60))} min, less what is cached"
+        bench.name, f"ahead: {'; '.join(ahead)}. About {max(1, round(seconds / 60))} min, less what is cached"
     )
 
 

@@ -1,5 +1,6 @@
 """Reports as files: read what exports left in the registry, and write it for people and for machines."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -8,9 +9,10 @@ from msgspec import Struct
 
 from optimize import budgets as budgeting
 from optimize import report
-from optimize.errors import Exit, UserError
+from optimize.errors import ArtifactError, Exit, UserError
 from optimize.manifest import Manifest, Result, Winner
 from optimize.registry import Registry, location
+from optimize.registry.whole import beside
 from optimize.report import Served
 
 Format = Literal["html", "md", "json"]
@@ -34,7 +36,7 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
 
     Raises:
         UserError: The budgets file cannot be used, a named model is not in it, or nothing was exported yet.
-        ArtifactError: A result or a manifest is damaged.
+        ArtifactError: A result is damaged, or the manifest that stands for one.
     """
     budgets = budgeting.load(budgets_path)
     names = budgeting.chosen(budgets, models, budgets_path)
@@ -58,11 +60,7 @@ def registry_of(budgets_path: Path) -> Registry:
 
 
 def of_run(registry: Registry, results: Sequence[Result]) -> Findings:
-    """The results of a run that has just ended.
-
-    Raises:
-        ArtifactError: A manifest is damaged.
-    """
+    """The results of a run that has just ended."""
     return Findings(tuple(results), served=_served(registry, results))
 
 
@@ -81,18 +79,12 @@ def write(findings: Findings, folder: Path, formats: Sequence[Format] = FORMATS)
     for kind in formats:
         target = folder / f"report.{kind}"
         text = _text(findings, kind)
-        temporary = target.with_name(f".{target.name}.part")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
-        except OSError as error:
-            raise UserError(
-                f"{target}: cannot be written: {error.strerror}; name a folder of yours with --output"
-            ) from None
-        finally:
-            if temporary.exists():
-                temporary.unlink()
+            with beside(target) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(target)
+        except ArtifactError as error:
+            raise UserError(f"{error}, or name another folder") from None
         written.append(target)
     return written
 
@@ -109,14 +101,15 @@ def _text(findings: Findings, kind: Format) -> str:
 
 
 def _served(registry: Registry, results: Sequence[Result]) -> dict[str, Served]:
-    """What is known of the version of each winner; nothing of one whose manifest is not there any more."""
+    """What is known of the version of each winner; nothing of one whose manifest is damaged or not there any more."""
     found = {}
     for result in results:
         version = result.winner.version if result.winner else None
-        if version is not None and version in registry.versions(result.name):
-            manifest = registry.load(result.name, version)
-            judged = tuple(registry.judgements(result.name, version))
-            found[result.name] = Served(manifest.online, manifest.bulk, judged)
+        if version is not None:
+            with contextlib.suppress(ArtifactError):
+                manifest = registry.load(result.name, version)
+                judged = tuple(registry.judgements(result.name, version))
+                found[result.name] = Served(manifest.online, manifest.bulk, judged)
     return found
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from optimize.budgets import Limit, ModelBudgets, limits
 from optimize.errors import Exit
-from optimize.manifest import Status, Trial, Verdict, about
+from optimize.manifest import Status, Trial, Verdict, about, counted
 
 MIN_GAIN = 0.03
 """How much better a candidate must be to beat a simpler one."""
@@ -132,9 +132,11 @@ def worst(exits: Iterable[int]) -> Exit:
 def reason_of(budgets: ModelBudgets, trials: Sequence[Trial], *, quick: bool = False, build_only: bool = False) -> str:
     """Why a model has no winner, in one sentence."""
     statuses = [trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST]
-    counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     if build_only:
-        return f"{counted}: nothing was judged, export without --build-only to choose the winner"
+        return f"{told}: nothing was judged, export without --build-only to choose the winner"
     if quick and {"qualified", "inconclusive"} & set(statuses):
-        return f"{counted}, by the screens alone: export without --quick to choose the winner"
-    return f"none of {len(statuses)} candidates keeps all {len(limits(budgets))} budgets: {counted}"
+        return f"{told}, by the screens alone: export without --quick to choose the winner"
+    asked = limits(budgets)
+    kept = "its one budget" if len(asked) == 1 else f"all {len(asked)} budgets"
+    return f"none of {counted(len(statuses), 'candidate')} keeps {kept}: {told}"

@@ -33,6 +33,7 @@ from optimize.manifest import (
     Status,
     Trial,
     Verdict,
+    counted,
     digest_of,
 )
 from optimize.measure import latency, memory, screen
@@ -179,7 +180,7 @@ def enter(ground: Ground, cell: Cell, options: SessionOptions) -> Entrant:
     folder = bench.build(f"{cell.name}: build", depends, candidates.build, *arguments)
     record = stored(folder, Build)
     files = tuple(Blob(name, digest_of(folder / name), (folder / name).stat().st_size) for name in record.files)
-    changed = (f"{record.changed} nodes changed precision",) if record.changed else ()
+    changed = (f"{counted(record.changed, 'node')} changed precision",) if record.changed else ()
     return Entrant(
         name=cell.name,
         precision=cell.precision,
@@ -262,7 +263,7 @@ def _sized(ground: Ground, entrant: Entrant) -> Entrant:
     limit = ground.bench.budgets.size.mb
     if limit is None:
         return entrant.found(measured=measured)
-    evidence = f"{entrant.artifact.size_bytes:,} bytes in {len(entrant.artifact.files)} files"
+    evidence = f"{entrant.artifact.size_bytes:,} bytes in {counted(len(entrant.artifact.files), 'file')}"
     verdict = Verdict("size.mb", limit, mb, mb, mb, 0, "PASS" if mb <= limit else "FAIL", evidence)
     return entrant.found(verdict, measured=measured)
 
@@ -411,7 +412,7 @@ def latency_found(ground: Ground, entrant: Entrant, findings: Mapping[str, Findi
     """The entrant with latency findings by budget key; an unstable warm-up stands in the evidence."""
     for key, finding in findings.items():
         if finding.observed is not None:
-            method = f"single calls in process, {entrant.subject.options.threads} threads"
+            method = f"single calls in process, {counted(entrant.subject.options.threads, 'thread')}"
             entrant = entrant.found(
                 measured=[Measurement(key, finding.observed, "ms", finding.n, method, finding.low, finding.high)]
             )

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from optimize.budgets import Limit, limits
 from optimize.errors import Exit
-from optimize.manifest import Measurement, Result, StageTime, Trial, Verdict
+from optimize.manifest import Measurement, Result, StageTime, Trial, Verdict, counted
 from optimize.report.wording import NONE, asked, bounds, plain, quantity, settling, shortfall, title
 
 Tone = Literal["good", "bad", "open", "quiet"]
@@ -155,8 +155,7 @@ def reused(stages: tuple[StageTime, ...]) -> str:
     """How much of a run was found in the cache."""
     cached = sum(stage.cached for stage in stages)
     spent = sum(stage.seconds for stage in stages)
-    steps = "1 step" if len(stages) == 1 else f"{len(stages)} steps"
-    return f"{steps} in {spent:,.1f} s, {cached} found in the cache"
+    return f"{counted(len(stages), 'step')} in {spent:,.1f} s, {cached} found in the cache"
 
 
 def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from optimize.errors import Exit
-from optimize.manifest import Machine, OperatingPoint, Result
+from optimize.manifest import Machine, OperatingPoint, Result, counted
 from optimize.report.account import SOURCE, Row, Tone, account
 from optimize.report.wording import number, plain, quantity
 
@@ -60,10 +60,9 @@ def layouts(served: Served | None) -> tuple[Layout, ...]:
 
 
 def _layout(use: str, point: OperatingPoint) -> Layout:
-    threads = "1 thread" if point.threads == 1 else f"{point.threads} threads"
     return Layout(
         use=use,
-        sessions=f"{point.instances} of {threads}",
+        sessions=f"{point.instances} of {counted(point.threads, 'thread')}",
         batch=number(point.batch),
         rows_per_s=number(point.rows_per_s),
         p50=quantity("latency.p50_ms", point.p50_ms),
@@ -95,5 +94,4 @@ def machine(found: Machine | None) -> str:
     """Processor, cores and GPUs."""
     if found is None:
         return "a machine that was not named"
-    cores = "1 core" if found.cores == 1 else f"{found.cores} cores"
-    return plain(", ".join((found.cpu, cores, *found.devices)))
+    return plain(", ".join((found.cpu, counted(found.cores, "core"), *found.devices)))

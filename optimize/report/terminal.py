@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from optimize.budgets import limits
-from optimize.manifest import Result, Verdict
+from optimize.manifest import Result, Verdict, counted
 from optimize.report.account import built_only
 from optimize.report.wording import plain
 
@@ -14,10 +14,8 @@ def as_lines(results: Iterable[Result]) -> list[str]:
     """A table per model: each candidate's status, every budget with its evidence, and the outcome."""
     lines: list[str] = []
     for result in results:
-        lines += [
-            "",
-            f"{plain(result.name)}: {len(limits(result.budgets))} budgets, {len(result.candidates)} candidates",
-        ]
+        budgets, tried = counted(len(limits(result.budgets)), "budget"), counted(len(result.candidates), "candidate")
+        lines += ["", f"{plain(result.name)}: {budgets}, {tried}"]
         if not result.release:
             lines.append(f"  {_BUILDS if built_only(result) else _QUICK}")
         for trial in result.candidates:

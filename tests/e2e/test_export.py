@@ -15,6 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from optimize import candidates, pipeline
+from optimize.errors import ArtifactError
 from optimize.manifest import Result, decode
 from optimize.measure import comparison, golden
 from optimize.registry import Registry
@@ -585,6 +586,21 @@ def test_full_disk_is_told_and_leaves_the_registry_whole(again: Path, monkeypatc
     assert "No space left on device" in result.reason
     monkeypatch.undo()
     check_registry(again)
+
+
+def test_outcome_that_cannot_be_kept_is_told_with_all_that_was_found(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ArtifactError("result.json: cannot be written: No space left on device")
+
+    monkeypatch.setattr(Registry, "keep", full)
+    monkeypatch.setattr(Registry, "keep_judgement", full)
+    for run in (pipeline.export(again, pipeline.Options()), pipeline.validate(again, pipeline.Options(), None)):
+        (result,) = run
+        assert (result.exit, result.winner is not None) == (4, True)
+        assert "wins; the outcome is not kept for reports: result.json: cannot be written" in result.reason
+        assert "winner" in [trial.status for trial in result.candidates]
 
 
 def test_damaged_current_version_is_published_again(again: Path) -> None:

@@ -153,6 +153,13 @@ def test_versions_promote_and_rollback(published: Path) -> None:
     assert [line[0] for line in listed() if line[-1] == "current"] == ["2"]
 
 
+def test_versions_lists_the_whole_ones_beside_a_damaged_one(published: Path) -> None:
+    (published / "models" / "net" / "2" / "manifest.json").write_text("{")
+    done = optimize("versions", "net", "--registry", published)
+    assert (done.returncode, [line.split()[0] for line in done.stdout.splitlines()]) == (4, ["1"])
+    assert "net/2/manifest.json: not a manifest of schema 1" in one_line(done.stderr)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -172,15 +179,13 @@ def test_version_that_is_not_there_exits_4_with_one_line(
 def test_gc_says_what_it_deleted(published: Path) -> None:
     (published / "blobs" / "sha256" / "0123").write_bytes(b"orphan")
     assert optimize("gc", "--registry", published).stdout == "deleted 0 files that no version names\n"
-    assert (
-        optimize("gc", "--registry", published, "--older-than", 0).stdout == "deleted 1 files that no version names\n"
-    )
+    assert optimize("gc", "--registry", published, "--older-than", 0).stdout == "deleted 1 file that no version names\n"
     entry = published / ".cache" / "measured" / "0123.json"
     entry.parent.mkdir(parents=True)
     entry.write_text("{}" * 50_000)
     os.utime(entry, (0, 0))
     assert optimize("gc", "--registry", published).stdout.splitlines()[1:] == [
-        "deleted 1 cached entries (0.1 MB) that no export used for 30 days"
+        "deleted 1 cached entry (0.1 MB) that no export used for 30 days"
     ]
 
 

@@ -131,9 +131,7 @@ def test_earlier_report_is_replaced(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        UserError, match=r"file/report\.md: cannot be written: .*; name a folder of yours with --output"
-    ):
+    with pytest.raises(UserError, match=r"file/report\.md: cannot be written: .*, or name another folder"):
         reporting.write(Findings((results.broken(),)), tmp_path / "file", ("md",))
 
 
@@ -185,4 +183,9 @@ def test_judgement_of_another_release_counts_as_none(budgets: Path) -> None:
 
 def test_winner_whose_manifest_is_gone_is_reported_all_the_same(budgets: Path) -> None:
     keep(budgets, "identity")
+    assert reporting.collect(budgets, ("identity",)).served == {}
+    (result,) = reporting.collect(budgets, ("identity",)).results
+    damaged = budgets.parent / "store" / "models" / "identity" / str(result.winner.version) / "manifest.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
     assert reporting.collect(budgets, ("identity",)).served == {}

@@ -200,7 +200,7 @@ def test_reason_of_a_quick_run_names_the_way_on() -> None:
         assert selection.reason_of(BUDGETS, trials, quick=True) == (
             f"1 {left}, 1 failed, by the screens alone: export without --quick to choose the winner"
         )
-    assert selection.reason_of(BUDGETS, [trial(status="failed")], quick=True).startswith("none of 1 candidates")
+    assert selection.reason_of(BUDGETS, [trial(status="failed")], quick=True).startswith("none of 1 candidate keeps")
 
 
 def test_who_lost_the_comparison_says_how() -> None:

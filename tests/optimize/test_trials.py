@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from optimize import trials
-from optimize.budgets import LatencyBudget, ModelBudgets
+from optimize import finals, trials
+from optimize.budgets import CostBudget, LatencyBudget, ModelBudgets
 from optimize.export import Reading
 from optimize.manifest import SessionOptions
 from optimize.subject import Subject
@@ -21,6 +22,16 @@ def ground(folder: Path, cores: int, budgets: ModelBudgets) -> Ground:
 def entrant(precision: str = "fp32", *, threads: int = 1, settled: bool = False) -> Entrant:
     subject = Subject(ModelBudgets(source="m.onnx"), Path(), SessionOptions(threads=threads))
     return Entrant(f"{precision}@onnxruntime-cpu", precision, "onnxruntime-cpu", subject, "digest", settled=settled)
+
+
+@pytest.mark.parametrize(("target", "held"), [("cpu", 0.04 * 4), ("cuda", 2.5)])
+def test_a_million_rows_cost_the_cores_or_the_gpu_that_a_session_holds(
+    tmp_path: Path, target: Any, held: float
+) -> None:
+    budgets = ModelBudgets(source="m.onnx", cost=CostBudget(per_hour={"cpu": 0.04, "cuda": 2.5}))
+    asked = entrant().with_options(SessionOptions(target, threads=4))
+    found = finals._cost(ground(tmp_path, 4, budgets), asked, [1000.0] * 20)
+    assert found.measurements["cost.per_million"].value == pytest.approx(held / 3600 * 1000)
 
 
 LATENCY = ModelBudgets(source="m.onnx", latency=LatencyBudget(p99_ms=5.0))
