@@ -174,7 +174,7 @@ def test_calls_that_go_well_are_not_logged(service: Served) -> None:
 
 def test_memory_is_told_against_the_budgets(service: Served) -> None:
     """As long as a model of the replica has none, the log adds nothing up, and the metrics tell of those that have one."""
-    (replica,) = events(service, "replica_ready")
+    *_, replica = events(service, "replica_ready")
     assert replica["level"] == "INFO"
     assert "budget_mb" not in replica
     samples = scraped(metrics_of(service)[0])
@@ -192,7 +192,7 @@ def test_starting_and_stopping_is_logged_and_nothing_else_is_printed(registry: P
     # Its last lines are read before the block ends.
     assert [line.split()[0] for line in service.output if not line.startswith("{")] == ["READY", "stopping;"]
     assert [len(events(service, event)) for event in ("ready", "draining", "drained")] == [1, 1, 1]
-    (replica,) = events(service, "replica_ready")
+    *_, replica = events(service, "replica_ready")
     assert replica["level"] == "WARNING"
     assert (replica["measured_peak_mb"], replica["budget_mb"]) == (20.0, 30.0)
     assert replica["resident_mb"] > replica["budget_mb"]
