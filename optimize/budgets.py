@@ -22,7 +22,6 @@ Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static"]
 Target = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 Objective = Literal["latency", "throughput", "memory", "size", "cost"]
 
-SCHEMA = 1
 BATCH = "batch"
 _MOST_NAME_BYTES = 200
 DEFAULT_CONFIDENCE = 0.95

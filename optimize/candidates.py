@@ -28,6 +28,8 @@ _RUNTIMES: dict[Target, str] = {
     "tensorrt-rtx": "tensorrt-rtx",
 }
 _CALIBRATION_ROWS = 512
+# Beside the folders of what is built, for all builds to share, and swept away like them where nobody uses it.
+_TIMING_CACHE = "tensorrt.timing"
 _CALIBRATIONS: tuple[Literal["minmax", "entropy", "percentile"], ...] = ("minmax", "entropy", "percentile")
 _COMPARED_ROWS = 256
 # Answers this close to the baseline's leave nothing that another calibration could win back.
@@ -150,7 +152,14 @@ def _engine(
     with tempfile.TemporaryDirectory() as name:
         typed = _graph(cell, baseline, calibration, signature, Path(name))
         library: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt" if cell.target == "tensorrt" else "tensorrt-rtx"
-        built = tensorrt.build(typed.files[0], folder, signature, library=library, compute_capabilities=capabilities)
+        built = tensorrt.build(
+            typed.files[0],
+            folder,
+            signature,
+            library=library,
+            compute_capabilities=capabilities,
+            timing_cache=folder.with_name(_TIMING_CACHE),
+        )
     targets = f"for compute capabilities {', '.join(capabilities)}" if capabilities else "for the GPU of this machine"
     return Built(built.files, built.changed, (*typed.notes, targets))
 

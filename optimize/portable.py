@@ -53,10 +53,14 @@ def take(spec: str, base: Path, raw: Path, folder: Path) -> Taken:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base / name, target)
     arrays = {
-        f"in/{index}/{name}": _plain(value) for index, columns in enumerate(requests) for name, value in columns.items()
+        f"in/{index}/{name}": sampling.storable(value)
+        for index, columns in enumerate(requests)
+        for name, value in columns.items()
     }
     arrays |= {
-        f"out/{index}/{name}": _plain(value) for index, inputs in enumerate(made) for name, value in inputs.items()
+        f"out/{index}/{name}": sampling.storable(value)
+        for index, inputs in enumerate(made)
+        for name, value in inputs.items()
     }
     np.savez(folder / GOLDEN, allow_pickle=False, **arrays)
     _check_alone(spec, folder / CODE, requests, made)
@@ -133,7 +137,3 @@ def published(spec: str, taken: Taken, folder: Path, registry: Registry) -> Prep
     files = tuple(registry.put(folder / CODE / name, name) for name in taken.files)
     recorded = Golden(registry.put(folder / GOLDEN, GOLDEN), taken.count, 0.0, 0.0)
     return Preprocessing(spec, taken.columns, files, recorded)
-
-
-def _plain(value: Array) -> Array:
-    return value.astype(str) if value.dtype == object else value

@@ -1,6 +1,5 @@
 """Two subjects timed in one process, in ABBA order, so that a machine that slows down slows both."""
 
-import time
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from msgspec import Struct
 from optimize.evidence.comparison import BLOCK_CALLS, MIN_PAIRS
 from optimize.manifest import Signature
 from optimize.measure.curve import batch_sizes
-from optimize.measure.workload import opt_sizes, requests
+from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
 from optimize.source.samples import Arrays
 from optimize.subject import Subject, opened
@@ -60,13 +59,7 @@ def duel(a: Subject, b: Subject, signature: Signature, split: Path, batch: int |
 
 def _block(session: Session, inputs: list[Arrays], calls: int) -> list[float]:
     rotation = cycle(inputs)
-    found = []
-    for _ in range(calls):
-        arrays = next(rotation)
-        start = time.perf_counter_ns()
-        session.run(arrays)
-        found.append((time.perf_counter_ns() - start) / 1e6)
-    return found
+    return [timed(session, rotation) for _ in range(calls)]
 
 
 def _calls_per_block(session: Session, inputs: list[Arrays]) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from optimize.budgets import BATCH
 from optimize.manifest import CurvePoint, Signature
-from optimize.measure.workload import requests
+from optimize.measure.workload import requests, timed
 from optimize.runtime.session import Session
 from optimize.source.samples import Arrays
 from optimize.subject import Subject, opened
@@ -57,8 +57,5 @@ def _timed(session: Session, inputs: list[Arrays]) -> list[float]:
     latencies: list[float] = []
     start = time.perf_counter()
     while len(latencies) < _MIN_CALLS or (len(latencies) < _MAX_CALLS and time.perf_counter() - start < _MAX_S):
-        arrays = next(rotation)
-        before = time.perf_counter_ns()
-        session.run(arrays)
-        latencies.append((time.perf_counter_ns() - before) / 1e6)
+        latencies.append(timed(session, rotation))
     return latencies

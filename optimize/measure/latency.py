@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from msgspec import Struct
 
 from optimize.errors import SourceError
 from optimize.manifest import Signature
-from optimize.measure.workload import opt_sizes, requests
+from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.source import samples as sampling
 from optimize.source.preprocess import Preprocess
 from optimize.subject import Subject, opened
@@ -51,14 +52,7 @@ def measure(subject: Subject, signature: Signature, split: Path, batch: int, cal
     """Time `calls` single calls of `batch` rows at the `opt` dims, over different real inputs in rotation."""
     inputs = requests(signature, split, opt_sizes(signature, batch))
     with opened(subject) as session:
-        rotation = cycle(inputs)
-
-        def call() -> float:
-            arrays = next(rotation)
-            start = time.perf_counter_ns()
-            session.run(arrays)
-            return (time.perf_counter_ns() - start) / 1e6
-
+        call = partial(timed, session, cycle(inputs))
         steady = warm_up(call)
         return LatencyRun([call() for _ in range(calls)], unstable=not steady)
 

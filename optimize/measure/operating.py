@@ -11,7 +11,7 @@ import numpy as np
 
 from optimize.manifest import OperatingPoint, Signature
 from optimize.measure.curve import batch_sizes
-from optimize.measure.workload import opt_sizes, requests
+from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
 from optimize.source.samples import Arrays
 from optimize.subject import Subject, opened_instances
@@ -57,10 +57,7 @@ def _loop(session: Session, inputs: list[Arrays], until: float) -> list[float]:
         session.run(next(rotation))
     latencies: list[float] = []
     while len(latencies) < _MIN_CALLS or time.perf_counter() < until:
-        arrays = next(rotation)
-        before = time.perf_counter_ns()
-        session.run(arrays)
-        latencies.append((time.perf_counter_ns() - before) / 1e6)
+        latencies.append(timed(session, rotation))
     return latencies
 
 

@@ -1,6 +1,5 @@
 """A first look at a candidate: whether it opens, answers sanely, and comes anywhere near its limits."""
 
-import time
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from msgspec import Struct
 from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
-from optimize.measure.workload import opt_sizes, requests
+from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Array, first_line
 from optimize.subject import Subject, opened
 
@@ -40,12 +39,8 @@ def measure(subject: Subject, signature: Signature, split: Path, batch: int) -> 
                 raise CandidateError(f"fails on real samples: {first_line(error)}") from error
             for spec in signature.outputs:
                 _check(spec, answers.get(spec.name), batch)
-        rotation, latencies = cycle(inputs), []
-        for _ in range(SCREEN_CALLS):
-            arrays = next(rotation)
-            start = time.perf_counter_ns()
-            session.run(arrays)
-            latencies.append((time.perf_counter_ns() - start) / 1e6)
+        rotation = cycle(inputs)
+        latencies = [timed(session, rotation) for _ in range(SCREEN_CALLS)]
     return Screen(float(np.median(latencies)), SCREEN_CALLS)
 
 

@@ -1,11 +1,13 @@
-"""Real requests of one shape, different from call to call."""
+"""Real requests of one shape, different from call to call, and one of them timed."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from optimize.budgets import BATCH
 from optimize.export import shaped
 from optimize.manifest import Signature
+from optimize.runtime.session import Session
 from optimize.source import samples as sampling
 from optimize.source.samples import Arrays
 
@@ -23,3 +25,11 @@ def requests(signature: Signature, split: Path, sizes: Mapping[str, int], differ
     """Different requests of these sizes, cut from the real samples of a split (zeros where the model has none)."""
     batches = sampling.read(split) if split.exists() else []
     return [shaped(signature.inputs, batches, sizes, offset) for offset in range(different)]
+
+
+def timed(session: Session, rotation: Iterator[Arrays]) -> float:
+    """Milliseconds of one call with the next request."""
+    arrays = next(rotation)
+    start = time.perf_counter_ns()
+    session.run(arrays)
+    return (time.perf_counter_ns() - start) / 1e6

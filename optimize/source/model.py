@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,6 @@ from optimize.source.imports import attribute, code_digest
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
-
-
-class SourceModel(Protocol):
-    """A model as the user gave it."""
-
-    runtime: str
-
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
-        """Answer one batch."""
-
-    def digest(self) -> str:
-        """Digest of everything that its answers depend on: code and weights."""
 
 
 class TorchModel:

@@ -276,10 +276,15 @@ def store(path: Path, batches: Iterable[Batch]) -> None:
     arrays: Arrays = {}
     for index, batch in enumerate(batches):
         for name, value in batch.inputs.items():
-            arrays[f"{index}/in/{name}"] = value.astype(str) if value.dtype == object else value
+            arrays[f"{index}/in/{name}"] = storable(value)
         if batch.labels is not None:
-            arrays[f"{index}/labels"] = batch.labels.astype(str) if batch.labels.dtype == object else batch.labels
+            arrays[f"{index}/labels"] = storable(batch.labels)
     np.savez(path, allow_pickle=False, **arrays)
+
+
+def storable(array: Array) -> Array:
+    """The array as .npz files hold it: strings at a fixed width, since an object array would need pickle."""
+    return array.astype(str) if array.dtype == object else array
 
 
 def read(path: Path) -> list[Batch]:

@@ -53,15 +53,9 @@ def changed(budget: AccuracyBudget, signature: Signature, first: Path, second: P
 
 
 def judge(
-    budget: AccuracyBudget,
-    base: Path,
-    signature: Signature,
-    split: Path,
-    source: Path,
-    candidate: Path,
-    limit: int | None = None,
+    budget: AccuracyBudget, base: Path, signature: Signature, split: Path, source: Path, candidate: Path
 ) -> Accuracy:
-    """Judge stored answers to (the first `limit` rows of) a split.
+    """Judge stored answers to a split.
 
     Where the budget declares no limit, the finding's interval still stands, held against a limit of 0.
 
@@ -69,9 +63,8 @@ def judge(
         SourceError: The metric cannot be used on these outputs and labels.
     """
     name = _output(budget, signature)
-    before = _stacked(answers.read_output(source, signature, name)[:limit])
-    after = _stacked(answers.read_output(candidate, signature, name)[:limit])
-    labels = _labels(split, limit)
+    before, after = (_stacked(answers.read_output(path, signature, name)) for path in (source, candidate))
+    labels = _labels(split)
     equal = _equal(before, after, budget.metric)
     flipped = np.flatnonzero(~equal)
     return Accuracy(
@@ -104,11 +97,11 @@ def _stacked(rows: list[Array]) -> Array:
     return ragged
 
 
-def _labels(split: Path, limit: int | None) -> Array | None:
+def _labels(split: Path) -> Array | None:
     found = [batch.labels for batch in sampling.read(split)]
     if any(labels is None for labels in found):
         return None
-    return np.concatenate([labels for labels in found if labels is not None])[:limit]
+    return np.concatenate([labels for labels in found if labels is not None])
 
 
 def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, labels: Array) -> Finding:

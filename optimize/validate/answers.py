@@ -27,11 +27,10 @@ def record(
     signature: Signature,
     split: Path,
     target: Path,
-    limit: int | None = None,
     *,
     row_by_row: bool = False,
 ) -> int:
-    """Store the answers to (at most `limit` rows of) a split, and return the rows.
+    """Store the answers to a split, and return the rows.
 
     A batch is the largest that serving forms, since an answer may depend on its batch, or with `row_by_row` a single row. The
     file holds arrays `INDEX/NAME`, one INDEX per execution.
@@ -40,14 +39,13 @@ def record(
         CandidateError: The subject fails on a batch, or answers NaN where its inputs hold none.
     """
     size = 1 if row_by_row else signature.max_batch
-    asked = list(executions(signature, sampling.read(split), size, limit))
+    asked = list(executions(signature, sampling.read(split), size))
     ends = list(accumulate(rows for _, rows in asked))
     starts = [0, *ends[:-1]]
     arrays: Arrays = {}
     for index, answers in enumerate(_answered(subject, [inputs for inputs, _ in asked], starts)):
         for name, value in answers.items():
-            # Strings are stored at a fixed width, since an object array would need pickle.
-            arrays[f"{index}/{name}"] = value.astype(str) if value.dtype == object else value
+            arrays[f"{index}/{name}"] = sampling.storable(value)
     np.savez(target, allow_pickle=False, **arrays)
     return ends[-1] if ends else 0
 
@@ -70,21 +68,15 @@ def _answered(subject: Subject, asked: list[Arrays], starts: list[int]) -> Itera
             yield from pool.map(answer, asked, starts)
 
 
-def executions(
-    signature: Signature, batches: list[Batch], size: int, limit: int | None = None
-) -> Iterator[tuple[Arrays, int]]:
+def executions(signature: Signature, batches: list[Batch], size: int) -> Iterator[tuple[Arrays, int]]:
     """Cut the samples into executions of at most `size` rows, in order; rows of different batches never meet."""
-    left = limit if limit is not None else sum(sampling.row_count(signature, batch.inputs) for batch in batches)
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
     step = max(size, signature.dims[BATCH].min if BATCH in signature.dims else 1)
     for batch in batches:
         count = sampling.row_count(signature, batch.inputs)
         for start in range(0, count, step):
-            if left <= 0:
-                return
-            stop = min(start + step, count, start + left)
+            stop = min(start + step, count)
             yield {name: _cut(value, axes[name], start, stop) for name, value in batch.inputs.items()}, stop - start
-            left -= stop - start
 
 
 def _cut(value: Array, axis: int | None, start: int, stop: int) -> Array:

@@ -12,6 +12,7 @@ from optimize.budgets import ModelBudgets
 from optimize.candidates import Build, Cell, grid
 from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
+from optimize.recipes.built import Built
 from optimize.source import samples
 from optimize.source.samples import Batch
 from tests.optimize.recipes.models import operators, run, save, weight
@@ -157,6 +158,22 @@ def test_too_few_calibration_samples_are_refused(mlp: Path, tmp_path: Path) -> N
     samples.store(few, [Batch({"x": np.eye(64, dtype=np.float32)[:20]}, None)])
     with pytest.raises(CandidateError, match="calibration has 20 samples; wanted at least 100"):
         built_on_cpu("int8-static", mlp, few, tmp_path)
+
+
+def test_engines_that_are_built_here_share_what_the_builder_timed(
+    mlp: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake at the border: the library that times comes with a GPU."""
+    caches = []
+
+    def build(_: Path, folder: Path, *__: object, timing_cache: Path, **___: object) -> Built:
+        caches.append(timing_cache)
+        return Built((folder / "model.engine",), 1)
+
+    monkeypatch.setattr("optimize.recipes.tensorrt.build", build)
+    for name in ("first", "second"):
+        candidates.build(Cell("fp32", "tensorrt"), mlp, calibration, SIGNATURE, (), tmp_path / name)
+    assert set(caches) == {tmp_path / "tensorrt.timing"}
 
 
 def test_calibration_whose_answers_are_no_numbers_is_the_farthest() -> None:
