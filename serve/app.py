@@ -117,6 +117,7 @@ def _stop(handle: ray.serve.handle.DeploymentHandle) -> None:
 
 
 def _start(plan: Plan, folder: Path) -> None:
+    hardening.start_less()
     try:
         ray.init(
             address="local",

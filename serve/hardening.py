@@ -1,6 +1,7 @@
 """Every change to Ray's defaults and internals, held by tests against the pinned version.
 
 environment      settings that Ray and Serve read when they are imported, and hand to the processes they start
+start_less       of Ray's own processes, none that nobody here would ask
 prepare_worker   Serve's actors listen on loopback, and no proxy is started
 hear_daemons     what Ray's daemons have to say to the command goes to its log
 open_replica     replicas listen where they are told and as they are told, within our limits, and answer nothing of Serve's own
@@ -33,6 +34,7 @@ PORT_ASIDE_S = 5.0
 _REUSEPORT = "grpc.so_reuseport"
 _EVERY_INTERFACE = "[::]:"
 _LOOPBACK = "127.0.0.1:"
+_NOWHERE = b"127.0.0.1:0"
 
 
 def environment(plan: Plan) -> dict[str, str]:
@@ -51,6 +53,8 @@ def environment(plan: Plan) -> dict[str, str]:
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
         # Ray lowers its workers' priority for the sake of a driver that computes; here the workers are what counts.
         "RAY_worker_niceness": "0",
+        # Started ahead, a worker lacks what ours are prepared with, and is thrown away while the first of those starts.
+        "RAY_prestart_worker_first_driver": "0",
         # Ray's own daemons then listen on loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # The driver asks replicas to drain from a thread without an event loop.
@@ -62,6 +66,26 @@ def environment(plan: Plan) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+
+
+def start_less() -> None:
+    """Let a Ray that this process starts go without autoscaler, API server and log forwarder: they do nothing here.
+
+    It then starts a second sooner, ends a second sooner (the autoscaler has to be killed), and takes less memory.
+    """
+    from ray._private import ray_constants  # noqa: PLC0415 - codec and client reach this package without ray
+    from ray._private.node import Node  # noqa: PLC0415 - as above
+
+    key, space = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
+
+    def start_api_server(node: Any, **_: Any) -> None:
+        # The node's agent looks for the server's address every second, and logs its failure, until it finds one.
+        node.get_gcs_client().internal_kv_put(key, _NOWHERE, True, space)  # noqa: FBT003 - as it is called
+        # Its own port is the same for every Ray of a machine; the second would wait for it in vain.
+        node._ray_params.dashboard_agent_listen_port = 0
+
+    Node.start_monitor = Node.start_log_monitor = lambda _: None
+    Node.start_api_server = start_api_server
 
 
 def prepare_worker() -> None:

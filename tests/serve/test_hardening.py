@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import mmap
+import re
 import socket
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,18 +28,23 @@ from serve.servicer import Servicer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
-    from ray._private import worker
+    from ray._private import ray_constants, services, worker
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
     from ray.serve._private import default_impl, grpc_util, node_port_manager
     from ray.serve._private.grpc_util import start_grpc_server
     from ray.serve._private.proxy_state import ProxyStateManager
     from ray.serve.config import ProxyLocation, gRPCOptions
 
+PLAN = Plan("", (), "127.0.0.1", 9000, replicas=2)
 READY = "/inference.GRPCInferenceService/ServerReady"
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a test lets the module change is put back after it."""
+    for process in ("monitor", "api_server", "log_monitor"):
+        monkeypatch.setattr(Node, f"start_{process}", getattr(Node, f"start_{process}"))
     monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
     monkeypatch.setattr(ProxyStateManager, "_resolved_proxy_location", ProxyStateManager._resolved_proxy_location)
     monkeypatch.setattr(default_impl, "add_grpc_address", default_impl.add_grpc_address)
@@ -94,6 +102,36 @@ async def ask_ready(port: int, timeout: float | None = None) -> bool:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         answer = await channel.unary_unary(READY)(b"", timeout=timeout)
     return pb.ServerReadyResponse.FromString(answer).ready
+
+
+def test_what_nobody_asks_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[bytes, bytes] = {}
+    store = SimpleNamespace(internal_kv_put=lambda key, value, *_: told.update({key: value}))
+    monkeypatch.setattr(Node, "start_gcs_server", lambda _: None)
+    monkeypatch.setattr(Node, "get_gcs_client", lambda _: store)
+    monkeypatch.setattr(Node, "_write_cluster_info_to_kv", lambda _: None)
+    node = Node.__new__(Node)
+    node._gcs_address, node._gcs_client, node._logs_dir, node.all_processes = None, None, "", {}
+    node._ray_params = RayParams(no_monitor=False, include_dashboard=False, include_log_monitor=True)
+
+    hardening.start_less()
+    node.start_head_processes()
+    node.start_log_monitor()
+
+    assert node.all_processes == {}
+    assert told == {ray_constants.DASHBOARD_ADDRESS.encode(): b"127.0.0.1:0"}
+    assert node.dashboard_agent_listen_port == 0
+
+
+def test_rays_core_knows_its_settings() -> None:
+    """It passes over those that it does not know, without a word."""
+    settings = [name for name in hardening.environment(PLAN) if re.fullmatch("RAY_[a-z_]+", name)]
+    assert settings
+    with (
+        Path(services.RAYLET_EXECUTABLE).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code,
+    ):
+        assert [name for name in settings if code.find(name.encode()) < 0] == []
 
 
 def test_a_worker_listens_on_loopback_and_no_proxy_is_started() -> None:
@@ -241,7 +279,7 @@ def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool) -> None:
 
 def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Serve's range ends before its upper bound, and a port without quarantine is free again at once."""
-    environment = hardening.environment(Plan("", (), "127.0.0.1", 9000, replicas=2))
+    environment = hardening.environment(PLAN)
     monkeypatch.setattr(
         node_port_manager, "RAY_SERVE_PORT_QUARANTINE_S", float(environment["RAY_SERVE_PORT_QUARANTINE_S"])
     )
