@@ -21,6 +21,9 @@ POLL_S = 3.0
 RETRY_S = 60.0
 """How long a refused version is left alone, since a store may have been away or a file may be healed."""
 
+CLOSE_TIMEOUT_S = 60.0
+"""How long a replaced version is waited for: its calls end sooner, by their own deadline or by the default one."""
+
 
 class Versions:
     """The versions that one replica was asked to serve. Lives on the loop of its models."""
@@ -89,11 +92,17 @@ class Follower:
             self._told = str(error)
 
     async def _look(self) -> None:
+        refused, self._refused = self._refused, None  # no version is to blame where the registry itself cannot be read
         current = await asyncio.to_thread(self._registry.current, self.choice.name)
-        if current is None or current == self._answering:
-            self._refused, self._told = None, ""
+        if current is None:
+            raise ArtifactError(
+                f"{self.choice.name}: no version is current any more in {self._registry.place}; name one with `optimize promote`"
+            )
+        if current == self._answering:
+            self._told = ""
             return
-        if current == self._refused and time.monotonic() < self._retry_at:
+        if current == refused and time.monotonic() < self._retry_at:
+            self._refused = refused
             return
         self._refuse_for_now(current)  # until it has shown that it can be served
         await self._open(current)
@@ -105,8 +114,12 @@ class Follower:
         before, self._answering = self._answering, version
         self._models.prefer(self.choice.name, version)
         logs.tell("version_taken", model=self.choice.name, version=version, before=before)
-        if before not in self.choice.pinned:
-            await self._models.retire(self.choice.name, before)
+        if before in self.choice.pinned:
+            return
+        try:
+            await asyncio.wait_for(self._models.retire(self.choice.name, before), CLOSE_TIMEOUT_S)
+        except TimeoutError:  # one of its executions hangs; it closes once that ends, and later versions need not wait
+            logs.tell("version_lingers", logging.WARNING, model=self.choice.name, version=before)
 
     def _candidates(self) -> tuple[int, ...]:
         """The versions to start with, the best first.

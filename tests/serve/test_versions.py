@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from optimize.errors import ArtifactError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
+from optimize.runtime.session import Arrays, OnnxSession
 from serve import versions
 from serve.choices import Choice
 from serve.hosting import Models
@@ -169,20 +171,66 @@ def test_a_refused_version_is_tried_again_after_a_while(
     following(registry, story)
 
 
+@pytest.mark.parametrize("how", ["garbage", "gone", "the whole registry is gone"])
 def test_the_old_version_goes_on_while_the_registry_cannot_be_read(
-    registry: Registry, caplog: pytest.LogCaptureFixture
+    registry: Registry, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    current = Path(registry.place) / "models" / "double" / "current"
+    place = Path(registry.place)
+    current = place / "models" / "double" / "current"
+    damage(registry, next_version(registry, tmp_path, 2.0))
+    registry.promote("double", 1)
 
     async def story(replica: Replica) -> None:
-        current.write_text("garbage")
-        await replica.follower.look()
-        await replica.follower.look()
+        registry.promote("double", 2)
+        await replica.follower.look()  # refused, which is another story
+        if how == "garbage":
+            current.write_text("garbage")
+        elif how == "gone":
+            current.unlink()
+        else:
+            place.rename(tmp_path / "elsewhere")
+        caplog.clear()
+        for _ in range(3):
+            await replica.follower.look()
         assert await replica.answer() == (1.0, 1)
+        (line,) = (record for record in caplog.records if record.message == "update_refused")
+        assert "version" not in line.fields
+        assert "`optimize promote`" in line.fields["reason"]
 
     with caplog.at_level(logging.INFO, logger="serve"):
         following(registry, story)
-    assert [record.message for record in caplog.records].count("update_refused") == 1
+
+
+def test_a_version_that_cannot_be_closed_holds_up_no_later_one(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "CLOSE_TIMEOUT_S", 0.05)
+    hanging, entered, ended = threading.Event(), threading.Event(), threading.Event()
+    plain = OnnxSession.run
+
+    def run(session: OnnxSession, *arguments: Any) -> Arrays:
+        if hanging.is_set():
+            entered.set()
+            ended.wait(30)
+        return plain(session, *arguments)
+
+    async def story(replica: Replica) -> None:
+        hanging.set()
+        call = asyncio.create_task(replica.answer())
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+        hanging.clear()
+        for version, factor in ((2, 2.0), (3, 3.0)):
+            next_version(registry, tmp_path, factor)
+            await asyncio.wait_for(replica.follower.look(), 30)
+            assert await replica.answer() == (factor, version)
+        ended.set()
+        assert await call == (1.0, 1), "its answer comes all the same"
+
+    monkeypatch.setattr(OnnxSession, "run", run)
+    with caplog.at_level(logging.INFO, logger="serve"):
+        following(registry, story)
+    assert [record.fields["version"] for record in caplog.records if record.message == "version_lingers"] == [1]
 
 
 def test_a_pinned_version_stays(registry: Registry, tmp_path: Path) -> None:
