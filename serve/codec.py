@@ -6,7 +6,7 @@ BF16, which numpy lacks, is read as uint16.
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,19 +69,18 @@ def read_inputs(request: pb.ModelInferRequest, wanted: Mapping[str, str]) -> dic
         InputError: A tensor is unknown, missing, sent twice or of another datatype, or its contents do not fit its shape.
     """
     raws = request.raw_input_contents
-    _check_names([tensor.name for tensor in request.inputs], wanted, "input")
-    missing = [name for name in wanted if all(tensor.name != name for tensor in request.inputs)]
-    if missing:
-        raise InputError(f"input {missing[0]!r} is missing; wanted {', '.join(wanted)}")
+    names = [tensor.name for tensor in request.inputs]
+    _check_names(names, wanted, "input")
+    if len(names) < len(wanted):
+        missing = next(name for name in wanted if name not in names)
+        raise InputError(f"input {missing!r} is missing; wanted {', '.join(wanted)}")
     if raws and len(raws) != len(request.inputs):
         raise InputError(f"raw_input_contents has {len(raws)} entries; wanted {len(request.inputs)}, one per input")
     arrays = {}
-    for index, tensor in enumerate(request.inputs):
-        if tensor.datatype != wanted[tensor.name]:
-            raise InputError(
-                f"input {tensor.name!r} has datatype {_clip(tensor.datatype)}; wanted {wanted[tensor.name]}"
-            )
-        arrays[tensor.name] = _read_tensor(tensor, f"input {tensor.name!r}", raws[index] if raws else None)
+    for index, (name, tensor) in enumerate(zip(names, request.inputs, strict=True)):
+        if tensor.datatype != wanted[name]:
+            raise InputError(f"input {name!r} has datatype {_clip(tensor.datatype)}; wanted {wanted[name]}")
+        arrays[name] = _read_tensor(tensor, f"input {name!r}", raws[index] if raws else None)
     return arrays
 
 
@@ -139,8 +138,7 @@ def write_outputs(
         response.raw_output_contents.append(_raw(array, datatypes[name]))
 
 
-def _check_names(names: Sequence[str], known: Iterable[str], role: str) -> None:
-    known = list(known)
+def _check_names(names: Sequence[str], known: Collection[str], role: str) -> None:
     seen = set()
     for name in names:
         if name not in known:

@@ -15,7 +15,7 @@ from optimize.machine import cores, describe
 from optimize.manifest import Manifest
 from optimize.registry import Registry
 from optimize.runtime import golden
-from optimize.runtime.batcher import Batcher, BatcherOptions
+from optimize.runtime.batcher import Batcher, BatcherOptions, Rejected
 from optimize.runtime.curve import Curve
 from optimize.runtime.session import Array, Arrays, OnnxSession, check_inputs, first_line, instances
 from serve import codec, health, raw
@@ -43,6 +43,12 @@ class Hosted:
     """Takes requests of raw columns, where the version has a preprocessing."""
 
     @cached_property
+    def max_rows(self) -> int | None:
+        """The most rows of a request; None where requests are run one at a time, whatever they hold."""
+        signature = self.manifest.signature
+        return signature.max_batch if signature.batchable else None
+
+    @cached_property
     def input_datatypes(self) -> dict[str, str]:
         """The protocol's datatype of each input, in the model's order."""
         return {spec.name: codec.datatype_of(spec.dtype) for spec in self.manifest.signature.inputs}
@@ -58,12 +64,11 @@ class Hosted:
         Raises:
             InputError: The inputs do not fit the signature, or are more rows than one execution takes.
         """
-        signature = self.manifest.signature
-        rows = check_inputs(signature, inputs)
-        if not signature.batchable:
+        rows = check_inputs(self.manifest.signature, inputs)
+        if self.max_rows is None:
             return 1
-        if not 1 <= rows <= signature.max_batch:
-            raise InputError(f"the request has {rows} rows; wanted 1 to {signature.max_batch}")
+        if not 1 <= rows <= self.max_rows:
+            raise InputError(f"the request has {rows} rows; wanted 1 to {self.max_rows}")
         return rows
 
 
@@ -223,6 +228,16 @@ class Models:
             served = ", ".join(map(str, sorted(hosted)))
             raise Refused(grpc.StatusCode.NOT_FOUND, f"model {name} has no version {version} here; served: {served}")
         return hosted[wanted]
+
+    def refusal(self, deadline: float | None) -> Rejected | None:
+        """Why no model here would take a call with this deadline, whatever it asks; None where one may."""
+        refusal = None
+        for versions in self._hosted.values():
+            for hosted in versions.values():
+                refusal = hosted.batcher.refusal(deadline)
+                if refusal is None:
+                    return None
+        return refusal
 
     async def drain(self) -> None:
         """Say NOT_SERVING, refuse new calls, finish those that were accepted, and close the models."""

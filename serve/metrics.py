@@ -39,6 +39,8 @@ class Calls:
         self.ended: dict[tuple[str, str, str], int] = {}
         self.queue_s: dict[str, Tally] = {}
         self.codec_s: dict[str, Tally] = {}
+        self.unread = 0
+        """Predictions refused before their message was read, so that nobody knows of which model."""
 
     def end(self, method: str, model: str, code: grpc.StatusCode) -> None:
         """A call of `method` ended with `code`; `model` is empty where it named none that is here."""
@@ -64,7 +66,7 @@ class Collector(PrometheusCollector):
         """Every family, in the order in which the documentation lists them."""
         hosted = self._models.hosted
         yield from self._of_calls()
-        yield from _of_batches(hosted)
+        yield from _of_batches(hosted, self._calls.unread)
         yield from _of_now(hosted)
         yield from _of_versions(hosted)
 
@@ -85,13 +87,14 @@ class Collector(PrometheusCollector):
             yield family
 
 
-def _of_batches(hosted: Sequence[Hosted]) -> Iterator[Metric]:
+def _of_batches(hosted: Sequence[Hosted], unread: int) -> Iterator[Metric]:
     execution = HistogramMetricFamily("proveserve_execution_seconds", "Execution of a batch.", labels=_OF_MODEL)
     rows = HistogramMetricFamily("proveserve_batch_rows", "Rows of an executed batch.", labels=_OF_MODEL)
     failed = CounterMetricFamily("proveserve_failed_executions", "Executions that raised.", labels=_OF_MODEL)
     rejected = CounterMetricFamily(
         "proveserve_rejected", "Predictions turned down, by reason.", labels=(*_OF_MODEL, "reason")
     )
+    rejected.add_metric(("", "", "unread"), unread)
     for one in hosted:
         counters = one.batcher.counters
         _add_tally(execution, _labels(one), counters.execution_s)

@@ -63,6 +63,8 @@ TRACEPARENT_KEY = "traceparent"
 
 _MAX_LOGGED = 128  # characters of what a client chose
 
+_INFER = "ModelInfer"
+
 _MODEL_FIELDS = ("model_name", "name", "service")
 
 
@@ -114,8 +116,8 @@ def add_services(servicer: Servicer, server: Any) -> None:
     """
     for service in dict.fromkeys(rpc.service for rpc in RPCS):
         handlers = {rpc.name: _handler(servicer, rpc) for rpc in RPCS if rpc.service == service}
+        # Not as registered methods too, as generated code does: for each one, grpc.aio waits anew with every call.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        server.add_registered_method_handlers(service, handlers)
 
 
 def _handler(servicer: Servicer, rpc: Rpc) -> grpc.RpcMethodHandler:
@@ -165,9 +167,9 @@ class _Running:
         ended = grpc.StatusCode.OK if kind is None else grpc.StatusCode.CANCELLED
         self._servicer.calls.end(self._rpc.name, self._model, self._code or ended)
 
-    async def receive(self, context: grpc.aio.ServicerContext) -> Message:
+    async def receive(self, context: grpc.aio.ServicerContext, call: Call) -> Message:
         """The request of a call that may be made, once it has arrived."""
-        grant = self._servicer.gate.admit(self._rpc.path, context.invocation_metadata())
+        grant = admitted(self._servicer, self._rpc, context, call)
         return self.parse(await received(context), grant)
 
     def parse(self, raw: bytes, grant: Grant) -> Message:
@@ -208,8 +210,8 @@ def _unary(servicer: Servicer, rpc: Rpc) -> Callable[..., Coroutine[Any, Any, Me
     async def answer(_: object, context: grpc.aio.ServicerContext) -> Message:
         with _Running(servicer, rpc, context) as running:
             try:
-                request = await running.receive(context)
-                return await getattr(servicer, rpc.name)(request, Call(deadline_of(context)))
+                call = Call(deadline_of(context))
+                return await getattr(servicer, rpc.name)(await running.receive(context, call), call)
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
                 await abort(context, running.fail(error))
 
@@ -220,8 +222,8 @@ def _stream(servicer: Servicer, rpc: Rpc) -> Callable[..., AsyncIterator[Message
     async def answers(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
         with _Running(servicer, rpc, context) as running:
             try:
-                request = await running.receive(context)
-                async for message in getattr(servicer, rpc.name)(request, Call(deadline_of(context))):
+                call = Call(deadline_of(context))
+                async for message in getattr(servicer, rpc.name)(await running.receive(context, call), call):
                     yield message
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
                 await abort(context, running.fail(error))
@@ -273,10 +275,11 @@ def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callabl
     """What lets a call through to Serve's public route; without a servicer, as in a proxy, the replica asks for the token."""
 
     async def receive(context: grpc.aio.ServicerContext) -> Any:
-        PUBLIC_DEADLINE.set(deadline_of(context))
+        deadline = deadline_of(context)
+        PUBLIC_DEADLINE.set(deadline)
         try:
             if servicer is not None:
-                servicer.gate.admit(rpc.path, context.invocation_metadata())
+                admitted(servicer, rpc, context, Call(deadline))
             return await received(context)
         except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
             found = status.of(error)
@@ -292,6 +295,20 @@ def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callabl
             yield message
 
     return answers if rpc.streams else answer
+
+
+def admitted(servicer: Servicer, rpc: Rpc, context: grpc.aio.ServicerContext, call: Call) -> Grant:
+    """What a call may do whose message is still to be read.
+
+    Raises:
+        Unauthenticated: It needs a token that is known here.
+        Rejected: It asks for a prediction, and no model could make one in time, whatever the message says.
+    """
+    grant = servicer.gate.admit(rpc.path, context.invocation_metadata())
+    if rpc.name == _INFER and (refusal := servicer.models.refusal(call.deadline)) is not None:
+        servicer.calls.unread += 1
+        raise refusal
+    return grant
 
 
 async def received(context: grpc.aio.ServicerContext) -> bytes:

@@ -31,7 +31,7 @@ class Waiting:
         self.group = group
         self.shape = shape
         self.alone_s = forecast.promised_s(rows, shape)
-        full = forecast.max_rows
+        full = forecast.full_rows(shape)
         # What it costs of the time of a full batch, which is what a backlog is worked off in.
         self.share_s = forecast.promised_s(full, shape) * rows / full if rows < full else self.alone_s
 

@@ -32,8 +32,9 @@ def pack(line: Line[W], head: W, now: float, forecast: Forecast, slots: int) -> 
 
     `line` holds all who may share an execution with `head`, which is to lead; `slots` executions run at a time.
     """
-    batch = _filled(head, islice(line.requests, SCAN_FACTOR * forecast.max_rows), now, forecast)
-    served = batch.rows >= min(forecast.max_rows, line.rows) or line.requests[0] is not head
+    full = forecast.full_rows(head.shape)
+    batch = _filled(head, islice(line.requests, SCAN_FACTOR * full), now, forecast)
+    served = batch.rows >= min(full, line.rows) or line.requests[0] is not head
     if served or not _pressed(line, batch, forecast, now, slots):
         return batch, []
     better = _worthiest(line, batch, now, forecast)
@@ -48,7 +49,7 @@ def _filled(head: W, company: Iterable[W], now: float, forecast: Forecast) -> Ba
     """The head with whoever of `company` fits: rows within bounds, and no member's deadline broken."""
     requests = [head]
     rows, shape, deadline = head.rows, head.shape, head.deadline
-    full, expected_s = forecast.max_rows, forecast.expected_s
+    full, expected_s = forecast.full_rows(shape), forecast.expected_s
     needed_s = expected_s(rows, shape)
     for request in company:
         if rows >= full:
@@ -70,9 +71,10 @@ def _filled(head: W, company: Iterable[W], now: float, forecast: Forecast) -> Ba
 def _pressed(line: Line[W], batch: Batch[W], forecast: Forecast, now: float, slots: int) -> bool:
     """Whether an equal of the head would be late if `batch` ran first, even though all batches that follow are full."""
     head = batch.requests[0]
-    full_s = forecast.expected_s(forecast.max_rows, head.shape) / slots
+    full = forecast.full_rows(head.shape)
+    full_s = forecast.expected_s(full, head.shape) / slots
     end = now + batch.expected_s / slots
-    stride = max(1, forecast.max_rows * len(line.requests) // line.rows)
+    stride = max(1, full * len(line.requests) // line.rows)
     for request in islice(line.requests, len(batch.requests), None, stride):
         end += full_s
         if request.priority != head.priority:
@@ -87,7 +89,8 @@ def _worthiest(line: Line[W], batch: Batch[W], now: float, forecast: Forecast) -
 
     Only requests of the head's own priority are passed over, and only for others of that priority.
     """
-    head, full = batch.requests[0], forecast.max_rows
+    head = batch.requests[0]
+    full = forecast.full_rows(head.shape)
     best, wanted, rows = batch, WORTH_GIVING_UP, batch.rows
     while rows < full:
         rows = min(2 * rows, full)

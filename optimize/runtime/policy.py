@@ -105,7 +105,8 @@ class Queue(Generic[W]):
         riders = 0
         if self._joinable and line is not None:
             rows, own_s = line.ahead(request.order)
-            filled = (rows + request.rows - 1) // forecast.max_rows * forecast.max_rows
+            full = forecast.full_rows(request.shape)
+            filled = (rows + request.rows - 1) // full * full
             if rows > filled:
                 riders = rows - filled
                 ahead_s -= own_s * riders / rows

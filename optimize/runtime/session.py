@@ -131,17 +131,20 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> int:
 def _check_shape(
     signature: Signature, spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, tuple[str, int]]
 ) -> None:
-    described = f"input {spec.name!r} has shape {list(shape)}; wanted {list(spec.shape)}"
     if len(shape) != len(spec.shape):
-        raise InputError(f"{described}: rank {len(shape)} where rank {len(spec.shape)} is wanted")
+        raise _misfit(spec, shape, f"rank {len(shape)} where rank {len(spec.shape)} is wanted")
     for axis, (size, declared) in enumerate(zip(shape, spec.shape, strict=True)):
         if isinstance(declared, int):
             if size != declared:
-                raise InputError(f"{described}: axis {axis} must be {declared}")
+                raise _misfit(spec, shape, f"axis {axis} must be {declared}")
             continue
         dim = signature.dims.get(declared)
         if dim is not None and not dim.min <= size <= dim.max:
-            raise InputError(f"{described}: {declared} is {size}, its range is {dim.min} to {dim.max}")
+            raise _misfit(spec, shape, f"{declared} is {size}, its range is {dim.min} to {dim.max}")
         first, seen = sizes.setdefault(declared, (spec.name, size))
         if seen != size:
-            raise InputError(f"{described}: {declared} is {size}, but {seen} in input {first!r}")
+            raise _misfit(spec, shape, f"{declared} is {size}, but {seen} in input {first!r}")
+
+
+def _misfit(spec: TensorSpec, shape: tuple[int, ...], reason: str) -> InputError:
+    return InputError(f"input {spec.name!r} has shape {list(shape)}; wanted {list(spec.shape)}: {reason}")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Client
@@ -255,6 +256,30 @@ def test_queue_full(held: Held) -> None:
     assert int(trailing[PUSHBACK_KEY]) > 0
     held.ask("release")
     assert [value_of(call) for call in (first, *accepted)] == [{0.5}, {1.0}, {2.0}]
+
+
+def test_a_call_is_not_read_that_no_model_could_answer(service: Service) -> None:
+    with contextlib.ExitStack() as stack:
+        every = [Held(service.address, service.models, name) for name in KINDS]
+        for held in every:
+            stack.callback(held.close)
+        accepted = []
+        for held in every:
+            accepted.append(held.occupy())
+            fill = range(8, KINDS[held.name].max_queue_rows + 1, 8)
+            accepted += [held.start(1, rows=8, timeout_s=600) for _ in fill]
+            held.wait_queued(fill[-1])
+
+        more = threading.Event()
+        silent = every[0].channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        refused = silent.future((b"" for _ in iter(more.wait, None)), timeout=TIMEOUT_S)
+        assert code_of(refused) is StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(refused.trailing_metadata())[PUSHBACK_KEY]) > 0
+        more.set()
+
+        for held in every:
+            held.ask("release")
+        assert {frozenset(value_of(call)) for call in accepted} == {frozenset({0.5}), frozenset({1.0})}
 
 
 def test_poison_row(held: Held) -> None:

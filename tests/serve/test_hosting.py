@@ -14,7 +14,7 @@ from optimize.errors import ArtifactError, InputError
 from optimize.machine import describe
 from optimize.manifest import Golden, Machine, Manifest, encode
 from optimize.registry import Registry
-from optimize.runtime.batcher import Closed
+from optimize.runtime.batcher import Closed, QueueFull
 from serve.hosting import Hosted, Models
 from serve.status import Refused
 from tests.published import publish, scale
@@ -211,3 +211,26 @@ def test_it_is_known_where_a_version_was_measured(registry: Registry, manifest: 
 
 def test_manifest_survives_the_trip_that_a_replica_takes(registry: Registry, manifest: Manifest) -> None:
     assert encode(registry.load("double", 1)) == encode(manifest)
+
+
+def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Registry, manifest: Manifest) -> None:
+    refusals: dict[str, list[QueueFull | None]] = {"a": [None], "b": [None]}
+
+    class Told:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def refusal(self, deadline: float | None) -> QueueFull | None:
+            assert deadline == 7.0
+            return refusals[self.name][0]
+
+    models = Models(["a", "b"])
+    assert models.refusal(7.0) is None, "nothing is loaded; that is said by name"
+    for name in refusals:
+        models.admit(Hosted(msgspec.structs.replace(manifest, model=name), Told(name)))  # type: ignore[arg-type] # a stand-in
+    full = QueueFull("full", 1.0)
+    for first, second in ((None, None), (full, None), (None, full)):
+        refusals["a"][0], refusals["b"][0] = first, second
+        assert models.refusal(7.0) is None
+    refusals["a"][0] = refusals["b"][0] = full
+    assert models.refusal(7.0) is full

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from optimize.registry import Registry
+from optimize.runtime.batcher import QueueFull
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve import codec
@@ -104,6 +105,22 @@ def test_histograms_and_gauges_tell_what_the_batcher_did(server: Bare, endpoint:
     (info,) = [dict(labels) for name, labels in samples if name == "proveserve_model_info"]
     assert info["measured"] == "elsewhere"
     assert (info["version"], info["digest"]) == ("1", server.models.find("double", "").manifest.digest)
+
+
+def test_a_call_that_was_refused_unread_is_counted_to_no_model(
+    server: Bare, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hosted,) = server.models.hosted
+    monkeypatch.setattr(hosted.batcher, "refusal", lambda _: QueueFull("full", 0.1))
+    with grpc.insecure_channel(server.address) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(codec.write_request("double", {"x": X}), timeout=20)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=20).live, "only predictions are refused"
+    samples = scraped(endpoint)
+    assert by_label(samples, "proveserve_rejected_total", "model", "reason")["", "unread"] == 1
+    assert by_label(samples, "proveserve_calls_total", "model", "code")["", "RESOURCE_EXHAUSTED"] == 1
 
 
 def test_a_taken_port_is_passed_over(server: Bare, endpoint: str) -> None:

@@ -106,7 +106,8 @@ def test_the_batch_is_the_largest_that_keeps_the_earliest_deadline(costs_s, dead
     )
     kept = sorted(deadline for deadline in deadlines if costs_s[0] <= deadline)
     batch, _ = line.take(0.0)
-    wanted = max((n for n in range(1, min(len(kept), MAX_ROWS) + 1) if costs_s[n - 1] <= kept[0]), default=0)
+    most = min(len(kept), forecast.full_rows(()))
+    wanted = max((n for n in range(1, most + 1) if costs_s[n - 1] <= kept[0]), default=0)
     if batch and batch[0].deadline > kept[0]:
         assert len(batch) > wanted, "only for more rows is the earliest given up"
         assert costs_s[wanted - 1] * len(batch) > 1.1 * costs_s[len(batch) - 1] * wanted, "and for more rows a second"
@@ -215,7 +216,7 @@ def test_a_model_that_cannot_batch_runs_one_request_at_a_time():
 PADDED = Forecast(
     Curve(
         [
-            CurvePoint({"seq": size}, rows, 0.0, 1e3 * rows * size / 100, 100)
+            CurvePoint({"seq": size}, rows, 0.0, 1e3 * (rows + 0.1) * size / 100, 100)
             for size in (4, 32, 128)
             for rows in range(1, MAX_ROWS + 1)
         ]
@@ -298,6 +299,27 @@ def test_without_a_curve_nothing_is_predicted_and_nothing_refused():
     assert forecast.expected_s(8, ()) == 0.0
     requests = [waiting(n, deadline=0.1, forecast=forecast) for n in range(4)]
     assert queue(requests, forecast=forecast).take(0.0).batch == requests
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "row_s", "full"),
+    [
+        (1.0, 0.25, 8),
+        (0.0, 0.25, 1),
+        (0.01, 0.25, 2),
+        (0.0, 1e-5, 8),  # what an execution costs beside the model
+        (0.0, 0.0, 8),
+    ],
+)
+def test_a_batch_is_full_where_more_rows_give_hardly_more_a_second(fixed_s, row_s, full):
+    forecast = Forecast(linear_curve(fixed_s, row_s, MAX_ROWS), (), MAX_ROWS)
+    assert forecast.full_rows(()) == full
+    line = queue([waiting(n, forecast=forecast) for n in range(20)], forecast=forecast)
+    assert len(line.take(0.0).batch) == full
+
+
+def test_a_full_batch_may_end_at_the_largest_size_though_it_is_no_power_of_two():
+    assert Forecast(linear_curve(1.0, 0.01, 6), (), 6).full_rows(()) == 6
 
 
 def test_a_measured_dip_promises_nothing():
