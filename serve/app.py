@@ -77,7 +77,7 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
     log = folder / _LOG
     with guard.guarded(folder) as mark, logs.relayed(log) as relay:
-        os.environ.update(guard.environment(mark))
+        os.environ.update(guard.environment(mark, folder))
         try:
             hardening.hear_daemons(lambda text: logs.tell("ray", logging.WARNING, text=text))
             _start(plan, folder)

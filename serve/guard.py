@@ -24,10 +24,10 @@ _QUIET_ROUNDS = 3
 """Rounds without a find before the guard leaves, as one that is just being started does not carry the mark yet."""
 
 
-def environment(mark: str) -> dict[str, str]:
-    """What every process of a job must have in its environment."""
+def environment(mark: str, folder: Path) -> dict[str, str]:
+    """What every process of a job must have in its environment; temporary files of those that are killed go with `folder`."""
     # A Ray process that titles itself would write over its environment, and whether the mark is hit differs from start to start.
-    return {MARK: mark, "SPT_NOENV": "1"}
+    return {MARK: mark, "SPT_NOENV": "1", "TMPDIR": str(folder)}
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def local_ray(cores: int) -> Iterator[Interrupts]:
         ProveserveError: Ray does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="proveserve-score-", dir=_SOCKETS_ROOT))
-    with Interrupts() as interrupts, guarded(folder) as mark, _environment(mark):
+    with Interrupts() as interrupts, guarded(folder) as mark, _environment(mark, folder):
         import ray  # noqa: PLC0415 - see above
 
         try:
@@ -60,10 +60,10 @@ def _start(cores: int, folder: Path) -> None:
 
 
 @contextmanager
-def _environment(mark: str) -> Iterator[None]:
+def _environment(mark: str, folder: Path) -> Iterator[None]:
     """What Ray and all that it starts read from the environment."""
     wanted = {
-        **environment(mark),
+        **environment(mark, folder),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only, also where the machine has other addresses
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

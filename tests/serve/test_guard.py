@@ -6,15 +6,22 @@ from pathlib import Path
 
 import psutil
 
-from serve.guard import MARK, guarded, marked
+from serve.guard import environment, guarded, marked
 
-SLEEPER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+SLEEPER = """
+import signal, tempfile, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(tempfile.mkdtemp(), flush=True)
+time.sleep(60)
+"""
 HOLDER = f"""
 import os, subprocess, sys
 from pathlib import Path
-from serve.guard import MARK, guarded
-with guarded(Path(sys.argv[1])) as mark:
-    child = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], env={{**os.environ, MARK: mark}}, stdout=subprocess.PIPE)
+from serve.guard import environment, guarded
+folder = Path(sys.argv[1])
+with guarded(folder) as mark:
+    wanted = os.environ | environment(mark, folder)
+    child = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], env=wanted, stdout=subprocess.PIPE)
     child.stdout.readline()
     print(child.pid, flush=True)
     sys.stdin.read()
@@ -27,15 +34,17 @@ def test_all_that_carries_the_mark_ends_with_the_context(tmp_path: Path) -> None
     (folder / "log").write_text("")
     with guarded(folder) as mark:
         child = subprocess.Popen(
-            [sys.executable, "-c", SLEEPER], env={**os.environ, MARK: mark}, stdout=subprocess.PIPE
+            [sys.executable, "-c", SLEEPER], env=os.environ | environment(mark, folder), stdout=subprocess.PIPE
         )
         assert child.stdout is not None
-        child.stdout.readline()
+        left = Path(child.stdout.readline().decode().strip())
+        assert left.is_dir()
         os.kill(child.pid, signal.SIGTERM)  # it does not mind
         assert marked(mark) == [child.pid]
     child.stdout.close()
     assert child.wait(10) == -signal.SIGKILL
     assert not folder.exists()
+    assert not left.exists(), "what it could not clear up itself"
 
 
 def test_all_of_it_ends_when_the_job_is_killed(tmp_path: Path) -> None:
