@@ -8,8 +8,10 @@ its function runs.
 import functools
 import importlib
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal, ParamSpec
 
 import typer
@@ -33,6 +35,7 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = threading.Event()
 P = ParamSpec("P")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 ModelArgument = Annotated[str, typer.Argument(help="A published model.")]
@@ -59,11 +62,26 @@ def _reported(command: Callable[P, Exit]) -> Callable[P, None]:
             typer.echo(f"error: a file cannot be read or written: {error}", err=True)
             code = Exit.BROKEN
         except KeyboardInterrupt:
-            typer.echo("interrupted; nothing was left half-written", err=True)
-            code = Exit.INTERRUPTED
+            code = _interrupted()
+        except (
+            Exception
+        ):  # what an interrupt breaks off may come out as another error, such as an extension's failed import
+            if not _INTERRUPTED.is_set():
+                raise
+            code = _interrupted()
         raise typer.Exit(int(code))
 
     return run
+
+
+def _interrupted() -> Exit:
+    typer.echo("interrupted; nothing was left half-written", err=True)
+    return Exit.INTERRUPTED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _INTERRUPTED.set()
+    signal.default_int_handler(number, frame)
 
 
 @app.command()
@@ -260,7 +278,7 @@ def doctor(
 def main() -> None:
     """Run the command line; SIGTERM ends a command as Ctrl-C does."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt)
     for name, target in _COMMANDS_ABOVE.items():
         module, function = target.split(":")
         app.command(name)(_reported(getattr(importlib.import_module(module), function)))

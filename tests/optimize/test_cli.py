@@ -131,6 +131,31 @@ def test_registry_that_cannot_be_written_exits_4_with_one_line(tmp_path: Path) -
     assert str(tmp_path / "artifacts") in done.stderr.splitlines()[-1]
 
 
+STUMBLING = """
+import os, signal, sys, time
+from optimize import cli
+def stumble(interrupted: bool = False):
+    try:
+        if interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+    finally:
+        raise AttributeError("half of a library")
+cli.app.command("stumble")(cli._reported(stumble))
+cli.main()
+"""
+
+
+def test_error_that_an_interrupt_comes_out_as_is_no_traceback() -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", STUMBLING, "stumble", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    done = run("--interrupted")
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing was left half-written\n")
+    assert "AttributeError" in run().stderr
+
+
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     """A registry with two versions of `net`."""
