@@ -10,6 +10,8 @@ from optimize.runtime.joining import Shape
 # One execution moves the estimate of reality over promise by this share, and counts at most as this many times its promise.
 DRIFT_WEIGHT = 0.1
 MAX_DRIFT = 10.0
+# Predictions forget slow executions ten times as slowly as they heed them: on a crowded machine, they come again.
+RELIEF_WEIGHT = 0.01
 # A batch is full at the smallest size that gives this share of the most rows a second: with more, all would only wait longer.
 FULL_SHARE = 0.97
 # What an execution costs a service beside the model: joining and cutting apart, waking threads and the loop, sending in smaller lots.
@@ -33,6 +35,9 @@ class Forecast:
     def __init__(self, curve: Curve, dims: Sequence[str], max_rows: int) -> None:
         self.max_rows = max_rows
         self.drift = 1.0
+        """How many times its promise an execution takes lately: a running mean."""
+        self.slowdown = 1.0
+        """What predictions count with: rises as fast as the drift, falls slowly, and never below 1."""
         self._curve = curve
         self._dims = tuple(dims)
         self._plan = lru_cache(maxsize=_SHAPES_KEPT)(self._make_plan)
@@ -53,17 +58,14 @@ class Forecast:
         """The promise, lengthened as far as recent executions took longer than promised."""
         return self.promised_s(rows, shape) * self.slowdown
 
-    @property
-    def slowdown(self) -> float:
-        """The drift where it is for the worse: a lucky spell shortens no prediction."""
-        return max(1.0, self.drift)
-
     def observe(self, rows: int, shape: Shape, execution_s: float) -> None:
         """Learn from one finished execution."""
         promised_s = self.promised_s(rows, shape)
         if promised_s > 0:
             ratio = min(execution_s / promised_s, MAX_DRIFT)
             self.drift += DRIFT_WEIGHT * (ratio - self.drift)
+            weight = DRIFT_WEIGHT if ratio > self.slowdown else RELIEF_WEIGHT
+            self.slowdown = max(1.0, self.slowdown + weight * (ratio - self.slowdown))
 
     def _make_plan(self, shape: Shape) -> _Plan:
         named = self._named(shape)

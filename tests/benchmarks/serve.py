@@ -203,7 +203,10 @@ def _p50_ms(server: Server, request: bytes, scale: Scale) -> float:
 
 
 def overload(subject: Subject, scale: Scale) -> None:
-    """Claim d: the sustainable rate is what 64 callers that wait get; then calls come twice as fast."""
+    """Claim d: the sustainable rate is what 64 callers that wait get; then calls come twice as fast.
+
+    Every call that is refused costs the client and the server some CPU, which the model then lacks: a short execution shows the worst.
+    """
     request = request_of(subject)
     deadline_s = max(0.1, 10 * subject.execution_s(subject.manifest.signature.max_batch))
     rival = ("batch", subject.registry.place, subject.manifest.model)
@@ -212,7 +215,7 @@ def overload(subject: Subject, scale: Scale) -> None:
             server.closed(request, CONCURRENT, scale.warm_up_s)
             sustained = server.closed(request, CONCURRENT, 2 * scale.block_s).rate
             ends = asyncio.run(_offered(server.address, request, 2 * sustained, scale.overload_s, deadline_s))
-            _print_overload(name, ends, sustained, deadline_s)
+            _print_overload(f"{name}, {subject.described}", ends, sustained, deadline_s)
 
 
 async def _offered(address: str, request: bytes, rate: float, duration_s: float, deadline_s: float) -> Ends:
@@ -223,16 +226,14 @@ async def _offered(address: str, request: bytes, rate: float, duration_s: float,
 def _print_overload(name: str, ends: Ends, sustained: float, deadline_s: float) -> None:
     in_time = sum(latency_s <= deadline_s for latency_s in ends.answered)
     refused = sorted(
-        latency_s
-        for code in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
-        for latency_s in ends.by_code.get(code, [])
-        if latency_s < 0.9 * deadline_s  # later, it was the deadline that ended the call, and nobody's answer
+        latency_s for code in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED") for latency_s in ends.by_code.get(code, [])
     )
     p99_ms = f"{refused[int(0.99 * (len(refused) - 1))] * 1e3:.0f} ms" if refused else "none refused"
     share = in_time / ends.seconds / sustained
-    claim = f"d  twice {sustained:.0f} calls/s, {deadline_s * 1e3:.0f} ms each, {name}: in time / sustained"
     print(
-        f"{claim:78}{share:7.2f}   wanted >= 0.85  refused p99 {p99_ms} (wanted <= 50 ms)  {dict(ends.codes)}",
+        f"d  twice {sustained:.0f} calls/s, {deadline_s * 1e3:.0f} ms each, {name}\n"
+        f"{'   answered in time / sustained':78}{share:7.2f}   wanted >= 0.85  refused p99 {p99_ms} (wanted <= 50 ms)"
+        f"  {dict(ends.codes)}",
         flush=True,
     )
 
@@ -301,6 +302,8 @@ def main() -> None:
             against_proxy(trivial, scale)
         if "d" in asked.claims:
             overload(worker, scale)
+            if worker.longest.described != worker.described:
+                overload(worker.longest, scale)
         if "e" in asked.claims:
             before_and_after(worker, scale)
         if "m" in asked.claims:

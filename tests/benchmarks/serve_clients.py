@@ -31,21 +31,20 @@ async def grpc_caller(address: str, request: bytes, *, insist: bool = False) -> 
         async def call(timeout_s: float) -> str:
             end = time.monotonic() + timeout_s
             while True:
-                try:
-                    await infer(request, timeout=max(0.001, end - time.monotonic()))
-                except grpc.aio.AioRpcError as error:
-                    pause_ms = _pushback_ms(error)
-                    if not insist or pause_ms is None or time.monotonic() + pause_ms / 1e3 > end:
-                        return str(error.code().name)
-                    await asyncio.sleep(pause_ms / 1e3)
-                else:
-                    return "OK"
+                asked = infer(request, timeout=max(0.001, end - time.monotonic()))
+                code = await asked.code()  # dearer to have it raised, and the caller shares the server's cores
+                if code is grpc.StatusCode.OK or not insist:
+                    return str(code.name)
+                pause_ms = _pushback_ms(await asked.trailing_metadata())
+                if pause_ms is None or time.monotonic() + pause_ms / 1e3 > end:
+                    return str(code.name)
+                await asyncio.sleep(pause_ms / 1e3)
 
         yield call
 
 
-def _pushback_ms(error: grpc.aio.AioRpcError) -> int | None:
-    found = dict(error.trailing_metadata() or ()).get(PUSHBACK_KEY)
+def _pushback_ms(trailing: grpc.aio.Metadata) -> int | None:
+    found = dict(trailing).get(PUSHBACK_KEY)
     return None if found is None else int(found)
 
 

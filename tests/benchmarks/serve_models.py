@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from optimize.budgets import InputSpec
+from optimize.budgets import BATCH, InputSpec
 from optimize.manifest import CurvePoint, Manifest, OperatingPoint
 from optimize.registry import Registry
 from optimize.runtime import golden
@@ -40,6 +40,25 @@ class Subject(NamedTuple):
             name: array if axes[name] is None else _repeated(array, rows, axes[name])
             for name, array in self.row.items()
         }
+
+    @property
+    def described(self) -> str:
+        """The candidate, and the shape of the row."""
+        shapes = {name: list(array.shape) for name, array in self.row.items()}
+        return f"{self.manifest.model} {self.manifest.candidate}, {shapes}"
+
+    @property
+    def longest(self) -> "Subject":
+        """The same, called with a row at the largest of every declared dimension."""
+        dims = {name: dim.max for name, dim in self.manifest.signature.dims.items() if name != BATCH}
+        row = {
+            spec.name: np.resize(
+                self.row[spec.name],
+                [dims.get(str(axis), size) for axis, size in zip(spec.shape, self.row[spec.name].shape, strict=True)],
+            )
+            for spec in self.manifest.signature.inputs
+        }
+        return self._replace(row=row)
 
     @property
     def best_batch(self) -> int:

@@ -291,6 +291,20 @@ def test_a_fast_machine_shortens_nothing_and_one_stall_counts_for_little():
     assert forecast.expected_s(1, ()) == cost_s(1)
     forecast.observe(1, (), 1e6)
     assert forecast.drift < 2.0
+    assert forecast.slowdown < 2.0
+
+
+def test_slow_executions_are_remembered_in_predictions_for_longer_than_in_the_drift():
+    forecast = Forecast(linear_curve(FIXED_S, ROW_S, MAX_ROWS), (), MAX_ROWS)
+    for _ in range(100):
+        forecast.observe(1, (), 3 * cost_s(1))
+    for _ in range(30):
+        forecast.observe(1, (), cost_s(1))
+    assert forecast.drift < 1.2
+    assert forecast.expected_s(1, ()) > 2 * cost_s(1)
+    for _ in range(1000):
+        forecast.observe(1, (), 0.5 * cost_s(1))
+    assert forecast.expected_s(1, ()) == cost_s(1)
 
 
 def test_without_a_curve_nothing_is_predicted_and_nothing_refused():
