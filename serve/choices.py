@@ -7,6 +7,8 @@ from msgspec import Struct
 from optimize.errors import UserError
 from optimize.registry import Registry
 
+_MAX_DIGITS = 10
+
 
 class Choice(Struct, frozen=True):
     """The versions of one model that a service offers.
@@ -54,7 +56,7 @@ def _parsed(registry: Registry, published: list[str], text: str) -> tuple[str, i
         raise UserError(f"model {name!r} is not published in {registry.place}; wanted one of {', '.join(published)}")
     if not at:
         return name, None
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit() and len(number) < _MAX_DIGITS):
         raise UserError(
             f"--model {text}: {number!r} is no version number; wanted {name}, or a version such as {name}@1"
         )

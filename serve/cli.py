@@ -167,12 +167,17 @@ def listening(plan: Plan, *, in_front: bool) -> Plan:
     """The plan with the ports that it takes; behind HAProxy, the replicas have those after its own, on loopback and in the clear.
 
     Raises:
-        UserError: A port is in use, or there is no HAProxy.
+        UserError: A port is in use, or asked for twice, or there is no HAProxy.
     """
     first = ports.free(plan.host, plan.port, plan.replicas + in_front)
-    plan = msgspec.structs.replace(
-        plan, port=first, metrics_port=ports.free(DEFAULT_HOST, plan.metrics_port, plan.replicas)
-    )
+    metrics_first = ports.free(DEFAULT_HOST, plan.metrics_port, plan.replicas, "--metrics-port")
+    last = first + plan.replicas + in_front - 1
+    if first - plan.replicas < metrics_first <= last:
+        raise UserError(
+            f"the metrics' ports from {metrics_first} on are among those of calls, {first} to {last}; choose others with"
+            " --metrics-port"
+        )
+    plan = msgspec.structs.replace(plan, port=first, metrics_port=metrics_first)
     if not in_front:
         return plan
     haproxy.binary()

@@ -43,6 +43,7 @@ def test_a_version_may_stand_beside_the_current_one(registry: Registry) -> None:
         ("c@1", r"model 'c' is not published in .*; wanted one of a, b"),
         ("a@x", r"--model a@x: 'x' is no version number; wanted a, or a version such as a@1"),
         ("a@", r"--model a@: '' is no version number"),
+        (f"a@{'9' * 5000}", r"is no version number; wanted a, or a version such as a@1"),
         ("a@9", r"--model a@9: no such version is published in .*; wanted one of 1, 2, 3"),
     ],
 )

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from optimize.errors import UserError
-from serve import cli
+from serve import cli, ports
 from serve.choices import Choice
 from serve.plan import Front, Plan
 from serve.tls import TlsFiles
@@ -45,6 +45,16 @@ def test_behind_haproxy_the_replicas_are_on_loopback_in_the_clear_at_the_ports_a
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))  # as where there is none at all
     with pytest.raises(UserError, match="--haproxy was asked for, and no haproxy was found; install it"):
         cli.listening(plan, in_front=True)
+
+
+@pytest.mark.parametrize(("ahead", "in_front"), [(0, False), (1, False), (-1, False), (2, True)])
+def test_metrics_at_the_ports_of_calls_are_refused(ahead: int, in_front: bool) -> None:
+    first = ports.free("127.0.0.1", 0, 4) + 1
+    plan = Plan("", (), "127.0.0.1", first, replicas=2, metrics_port=first + ahead)
+    with pytest.raises(UserError, match=f"are among those of calls, {first} to {first + 1 + in_front}; choose others"):
+        cli.listening(plan, in_front=in_front)
+    beside = msgspec.structs.replace(plan, metrics_port=0)
+    assert cli.listening(beside, in_front=in_front).metrics_port
 
 
 def test_a_config_for_a_cluster_takes_no_haproxy(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_free_ports_are_found_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         taken = other.getsockname()[1]
         plain, offered = ports._probe, iter([taken - 1])
         monkeypatch.setattr(
-            ports, "_probe", lambda host, port: plain(host, port) if port else next(offered, plain(host, 0))
+            ports, "_probe", lambda host, port, _: plain(host, port, "") if port else next(offered, plain(host, 0, ""))
         )
         first = ports.free("127.0.0.1", 0, 2)
     assert first != taken - 1
@@ -68,3 +68,10 @@ def test_free_ports_are_found_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1:9000"):
         ports.free("192.0.2.1", 9000, 1)
+
+
+def test_ports_beyond_the_last_are_refused_with_the_option_to_mend() -> None:
+    with pytest.raises(
+        UserError, match="port 65536 was asked for, and the last is 65535; choose a lower one with --metrics-port"
+    ):
+        ports.free("127.0.0.1", 65535, 2, "--metrics-port")
