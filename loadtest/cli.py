@@ -65,6 +65,11 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise UserError(f"{budget}: models.{model} has no throughput budget to test; declare throughput.qps")
     rate_qps = _positive("--rate", qps if rate is None else rate)
     calls = run.JUDGED_CALLS if duration is None else math.ceil(rate_qps * _positive("--duration", duration))
+    if calls + rate_qps * run.LEAD_IN_S > run.MAX_CALLS:
+        raise UserError(
+            f"{calls:,} calls at {rate_qps:g} a second are more than one generator plans; wanted at most {run.MAX_CALLS:,}:"
+            " lower --rate or --duration"
+        )
     settings = run.Settings(
         connection=Connection(target, tls, tls_ca, tls_cert, tls_key, _token(token_file), insecure),
         model=model,

@@ -22,6 +22,9 @@ from serve.connection import Connection
 LEAD_IN_S = 2.0
 TIMEOUT_S = 10.0
 JUDGED_CALLS = BLOCKS * MIN_BLOCK_CALLS
+MAX_CALLS = 10_000_000
+"""Every call is planned before the first is sent, and its outcome is kept: so many take about 1 GB."""
+
 MARKDOWN_FILE, JSON_FILE = "report.md", "report.json"
 _EXITS = {"PASS": Exit.OK, "FAIL": Exit.OVER_BUDGET, "INCONCLUSIVE": Exit.INCONCLUSIVE}
 _START_AND_END_S = 60.0

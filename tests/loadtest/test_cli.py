@@ -139,6 +139,8 @@ def test_a_service_within_its_budget_exits_0_after_8_blocks_of_2000_calls(budget
         (["127.0.0.1", "--model", "toy"], "'127.0.0.1' is no address; wanted HOST:PORT"),
         (["127.0.0.1:9", "--model", "toy", "--rate", "0"], "--rate 0: wanted a number above 0"),
         (["127.0.0.1:9", "--model", "toy", "--duration", "-1"], "--duration -1: wanted a number above 0"),
+        (["127.0.0.1:9", "--model", "toy", "--rate", "1e12"], "wanted at most 10,000,000: lower --rate or --duration"),
+        (["127.0.0.1:9", "--model", "toy", "--duration", "1e12"], "wanted at most 10,000,000: lower --rate or"),
         (["127.0.0.1:9", "--model", "toy", "--timeout", "inf"], "--timeout inf: wanted a number above 0"),
     ],
 )
