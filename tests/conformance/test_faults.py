@@ -107,29 +107,28 @@ def wait_version(load: Load, version: str) -> None:
 def test_another_version_takes_over_without_a_failed_call(
     registry: Path, tmp_path: Path, route: str, count: int
 ) -> None:
+    second, bad = (publish(registry, "scaled", scale(factor), tmp_path) for factor in (2.0, 3.0))
+    blob = registry / "blobs" / "sha256" / bad.digest
+    blob.write_bytes(blob.read_bytes() + b"!")
+    Registry(registry).promote("scaled", 1)
     with (
         served(registry, "--route", route, "--replicas", str(count)) as service,
         Client(addresses(service)[0]) as client,
         under_load(addresses(service), "scaled") as load,
     ):
-        second = publish(registry, "scaled", scale(2.0), tmp_path)
+        wait_version(load, "1")
+        Registry(registry).promote("scaled", 2)
         wait_version(load, "2")
         assert client.metadata("scaled").properties["digest"] == second.digest
         subprocess.run([*COMMAND, "rollback", "scaled", "--registry", str(registry)], check=True, capture_output=True)
         wait_version(load, "1")
-        bad = publish(registry, "scaled", scale(3.0), tmp_path)
-        blob = registry / "blobs" / "sha256" / bad.digest
-        blob.write_bytes(blob.read_bytes() + b"!")
-        Registry(registry).promote("scaled", 2)
-        wait_version(load, "2")
         Registry(registry).promote("scaled", 3)
         load.wait(lambda _: sum("update_refused" in line for line in service.output) == count, SWAP_S)
-        assert {call.version for call in load.ended[-200:]} == {"2"}
+        assert {call.version for call in load.ended[-200:]} == {"1"}
         publish(registry, "scaled", scale(4.0), tmp_path)
         wait_version(load, "4")
     assert load.codes().keys() == {"OK"}
-    assert {("1", 1.0), ("2", 2.0), ("4", 4.0)} - load.versions() == set()
-    assert all(float(version) == value for version, value in load.versions())
+    assert load.versions() == {("1", 1.0), ("2", 2.0), ("4", 4.0)}
 
 
 def test_a_killed_replica_is_replaced_at_the_same_address(pair: Served) -> None:

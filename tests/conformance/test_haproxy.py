@@ -98,25 +98,39 @@ def test_another_version_takes_over_without_a_failed_call(service: Served, regis
     assert load.versions() == {("1", 1.0), ("2", 2.0)}
 
 
-def test_a_killed_replica_costs_a_retrying_caller_nothing(registry: Path) -> None:
-    with (
-        served(registry, "--haproxy", "--replicas", "2") as service,
-        ThreadPoolExecutor() as pool,
-        under_load([service.address], "scaled") as load,
-    ):
-        healed = threading.Event()
-        patient = pool.submit(call_patiently, service.address, healed)
-        try:
-            lost = replicas(service)[0]
-            lost.kill()
-            wait_back(service, lost)
-        finally:
-            healed.set()
-        assert patient.result() > 0
-    codes = load.codes()
-    assert codes.keys() <= {"OK", "UNAVAILABLE"}
-    assert codes["UNAVAILABLE"] <= 8, "one for each call that was with the lost replica"
-    assert load.versions() == {("1", 1.0)}
+def test_a_killed_replica_costs_a_retrying_caller_nothing_and_a_killed_command_leaves_nothing_on_the_port(
+    registry: Path,
+) -> None:
+    with served(registry, "--haproxy", "--replicas", "2") as service:
+        with ThreadPoolExecutor() as pool, under_load([service.address], "scaled") as load:
+            healed = threading.Event()
+            patient = pool.submit(call_patiently, service.address, healed)
+            try:
+                lost = replicas(service)[0]
+                lost.kill()
+                wait_back(service, lost)
+            finally:
+                healed.set()
+            assert patient.result() > 0
+        codes = load.codes()
+        assert codes.keys() <= {"OK", "UNAVAILABLE"}
+        assert codes["UNAVAILABLE"] <= 8, "one for each call that was with the lost replica"
+        assert load.versions() == {("1", 1.0)}
+        kill_command(service)
+    host, port = service.address.rsplit(":", 1)
+    with ports.bound(host, int(port)):
+        pass
+
+
+def kill_command(service: Served) -> None:
+    """What it started, the replacement of a replica included, ends with it, since all bear its mark."""
+    family = service.family()
+    marks = {process.name(): process.environ().get(MARK) for process in family}
+    assert marks["haproxy"]
+    assert {marks["haproxy"]} == {mark for name, mark in marks.items() if name.startswith("ray::")}
+    service.process.send_signal(signal.SIGKILL)
+    service.process.wait()
+    assert gone(family), [process for process in family if process.is_running()]
 
 
 def wait_back(service: Served, lost: psutil.Process) -> None:
@@ -181,17 +195,3 @@ def test_a_killed_haproxy_comes_back_at_its_address(service: Served) -> None:
         wait_failing(load)
         load.wait(lambda calls: any(call.code == "OK" for call in calls), WHOLE_AGAIN_S)
     assert load.codes().keys() == {"OK", "UNAVAILABLE"}
-
-
-def test_a_killed_command_leaves_nothing_on_the_port(registry: Path) -> None:
-    with served(registry, "--haproxy") as service:
-        family = service.family()
-        marks = {process.name(): process.environ().get(MARK) for process in family}
-        assert marks["haproxy"]
-        assert {marks["haproxy"]} == {mark for name, mark in marks.items() if name.startswith("ray::")}
-        service.process.send_signal(signal.SIGKILL)
-        service.process.wait()
-        assert gone(family), [process for process in family if process.is_running()]
-    host, port = service.address.rsplit(":", 1)
-    with ports.bound(host, int(port)):
-        pass
