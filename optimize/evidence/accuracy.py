@@ -21,6 +21,8 @@ Scores = npt.NDArray[np.floating[Any]]
 PairMetric = Callable[[npt.NDArray[np.intp]], tuple[float, float]]
 
 MAX_UNDEFINED_SHARE = 0.05
+MIN_RESAMPLED = 100
+"""Fewer samples than this prove nothing by resampling: where all of them agree, their resamples do too."""
 
 
 def paired_drop(source_right: Right, candidate_right: Right, max_drop: float, confidence: float) -> Finding:
@@ -109,10 +111,10 @@ def pairs_needed(variance: float, gap: float, confidence: float, power: float = 
 def _resampled(
     observed: float, low: float, high: float, deviation: float, n: int, max_drop: float, confidence: float
 ) -> Finding:
-    verdict = judge(low, high, max_drop, "lower")
+    verdict = judge(low, high, max_drop, "lower") if n >= MIN_RESAMPLED else "INCONCLUSIVE"
     needed, gap = None, abs(max_drop - observed)
     if verdict == "INCONCLUSIVE" and gap > 0.0:
-        needed = max(pairs_needed(deviation * deviation, gap, confidence), n + 1)
+        needed = max(pairs_needed(deviation * deviation, gap, confidence), n + 1, MIN_RESAMPLED)
     evidence = (
         f"drop of {observed:.4g} on {n:,} samples, from {low:.4g} to {high:.4g} ({_each(confidence)}, by bootstrap)"
     )

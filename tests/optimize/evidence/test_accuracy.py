@@ -183,6 +183,15 @@ def test_one_differing_answer_fails_full_agreement():
     assert agreement(equal, 1.0, 0.95).verdict == "FAIL"
 
 
+def test_few_samples_prove_nothing_by_resampling():
+    """Two samples without a difference have no resample with one either."""
+    for n, verdict, needed in ((2, "INCONCLUSIVE", 100), (99, "INCONCLUSIVE", 100), (100, "PASS", None)):
+        scores = np.linspace(0.0, 1.0, n)
+        found = score_drop(scores, scores, 0.01, 0.95, 0), set_drop(lambda _: (1.0, 1.0), n, 0.01, 0.95, 0, 100)
+        assert [(one.verdict, one.needed) for one in found] == [(verdict, needed)] * 2
+        assert score_drop(scores, scores - 1.0, 0.01, 0.95, 0).verdict == ("FAIL" if n == 100 else "INCONCLUSIVE")
+
+
 @pytest.mark.parametrize(("source", "candidate"), [([], []), ([True], [True, False]), ([[True]], [[True]])])
 def test_answers_that_are_not_pairs_are_refused(source, candidate):
     with pytest.raises(ValueError, match="two equally long lists"):
