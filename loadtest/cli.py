@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
-    target: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where your service answers gRPC.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST:PORT",
+            help="Where your service answers gRPC; several replicas with commas between, called in turn.",
+        ),
+    ],
     model: Annotated[str, typer.Option(help="Model to test, as the budgets file and the service name it.")],
     budget: Annotated[Path, typer.Option(help="The budgets file.")] = Path("budgets.toml"),
     rate: Annotated[float | None, typer.Option(help="Calls a second. Default: throughput.qps.")] = None,

@@ -26,14 +26,15 @@ _MAX_PORT = 65535
 
 
 def check_target(target: str) -> str:
-    """The address, if it is one.
+    """The address, if it is one; or several with commas between, such as `optimize serve` names for its replicas.
 
     Raises:
-        UserError: It is not of the form HOST:PORT.
+        UserError: One is not of the form HOST:PORT.
     """
-    found = _TARGET.fullmatch(target)
-    if found is None or not 1 <= int(found[2]) <= _MAX_PORT:
-        raise UserError(f"{target!r} is no address; wanted HOST:PORT, such as 127.0.0.1:9000 or [::1]:9000")
+    for address in target.split(","):
+        found = _TARGET.fullmatch(address)
+        if found is None or not 1 <= int(found[2]) <= _MAX_PORT:
+            raise UserError(f"{address!r} is no address; wanted HOST:PORT, such as 127.0.0.1:9000 or [::1]:9000")
     return target
 
 

@@ -3,6 +3,7 @@
 Blocks are short here, so that a run takes seconds; limits are wide, so that a busy machine fails no test.
 """
 
+import dataclasses
 import json
 import time
 
@@ -80,6 +81,16 @@ def test_a_healthy_service_passes(tmp_path):
     assert len({request.raw_input_contents[0] for request in requests}) >= 32
     assert all(list(request.inputs[0].shape) == [2, 4] for request in requests)
     assert all(request.model_name == "toy" for request in requests)
+
+
+def test_the_replicas_of_a_service_are_called_in_turn(tmp_path):
+    with service.running() as one, service.running() as other:
+        both = settings(one, tmp_path, calls=4 * BLOCK)
+        both = dataclasses.replace(both, connection=Connection(f"{one.target},{other.target}"))
+        found = run.run(both)
+        called = len(one.requests), len(other.requests)
+    assert found.codes == {"OK": 400}
+    assert min(called) > 0.4 * sum(called), called
 
 
 def test_what_a_frozen_service_hides_from_a_closed_loop_shows_here(tmp_path):

@@ -8,13 +8,28 @@ from serve.connection import Connection
 from tests.loadtest import service
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:9000", "localhost:1", "[::1]:65535", "digits.example-1.org:80"])
+@pytest.mark.parametrize(
+    "target",
+    ["127.0.0.1:9000", "localhost:1", "[::1]:65535", "digits.example-1.org:80", "127.0.0.1:9000,127.0.0.1:9001"],
+)
 def test_addresses(target):
     assert asked.check_target(target) == target
 
 
 @pytest.mark.parametrize(
-    "target", ["", "127.0.0.1", ":9000", "localhost:0", "localhost:65536", "http://a:1", "::1:9000", "a:b"]
+    "target",
+    [
+        "",
+        "127.0.0.1",
+        ":9000",
+        "localhost:0",
+        "localhost:65536",
+        "http://a:1",
+        "::1:9000",
+        "a:b",
+        "127.0.0.1:1,",
+        "a:1 b:2",
+    ],
 )
 def test_what_is_no_address_is_refused(target):
     with pytest.raises(UserError, match="is no address; wanted HOST:PORT"):
