@@ -202,14 +202,20 @@ def _threads() -> int:
 
 
 def _check(program: str, path: Path, listener: socket.socket) -> None:
-    checked = subprocess.run(
-        [program, "-c", "-f", str(path)],
-        pass_fds=[listener.fileno()],
-        capture_output=True,
-        text=True,
-        timeout=_CHECK_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        checked = subprocess.run(
+            [program, "-c", "-f", str(path)],
+            pass_fds=[listener.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=_CHECK_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{program} did not check its configuration within {_CHECK_TIMEOUT_S:g} s; see that it is HAProxy 2.8, or name that in"
+            " RAY_SERVE_HAPROXY_BINARY_PATH"
+        ) from None
     if checked.returncode != 0:
         problem = next((line for line in checked.stderr.splitlines() if "[ALERT]" in line), checked.stderr)
         raise UserError(

@@ -167,12 +167,20 @@ def is_answered(replica: Bare) -> bool:
     return f"expect binary {ping.answer.hex()}\n" in haproxy.configuration("", [], Path(), 1)
 
 
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [("exit 1", "does not take its configuration"), ("exec sleep 60", "did not check its configuration")],
+)
 def test_a_program_that_is_no_haproxy_is_one_line(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
 ) -> None:
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/bin/false")
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(program))
+    monkeypatch.setattr(haproxy, "_CHECK_TIMEOUT_S", 3.0)
     with (
-        pytest.raises(UserError, match="/bin/false does not take its configuration"),
+        pytest.raises(UserError, match=f"program {problem}"),
         haproxy.fronting(front, [], tmp_path),
     ):
         pass
