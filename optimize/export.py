@@ -1,16 +1,12 @@
 """From the source model to a baseline ONNX file that provably answers the same.
 
-    read     load the source and its samples; digest both, so that later stages know whether anything changed
-    convert  write the FP32 graph, find its signature by running it, and hold it against the source on real samples
-
-Both run in a child process: they import the user's code.
+The FP32 graph is written, its signature found by running it, and its answers held against the source's on real samples. All of this
+runs in a child process, since it imports the user's code.
 """
 
-import hashlib
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +15,23 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from optimize.budgets import BATCH, Dim, ModelBudgets
-from optimize.errors import ArtifactError, InputError, SourceError
-from optimize.manifest import SessionOptions, Signature, TensorSpec, digest_of
-from optimize.runtime.session import OnnxSession, check_inputs, first_line
+from optimize.errors import SourceError
+from optimize.manifest import SessionOptions, Signature, TensorSpec
+from optimize.reading import ANALYSIS_THREADS, declared_inputs
+from optimize.runtime.session import OnnxSession, first_line
 from optimize.source import samples as sampling
-from optimize.source.imports import attribute, code_digest
 from optimize.source.model import TorchModel, is_onnx, load_torch
-from optimize.source.preprocess import Preprocess, raw_requests
-from optimize.source.samples import SPLITS, Arrays, Batch, Split
+from optimize.source.samples import SPLITS, Arrays, Batch
 from optimize.subject import Subject, opened
 
 BASELINE = "baseline.onnx"
-SCREEN, PROBE = "screen", "probe"
-"""Names of the parts of the selection split for a candidate's first accuracy check, and for its memory."""
-PART_ROWS = {SCREEN: 256, PROBE: 8}
-RAW = "raw"
-"""Name of the requests as raw columns, before `preprocess`."""
-_RAW_REQUESTS = 64
-_PART_SEED = 20_240_102
 _OPSET = 18
 # FP32 sums in another order differ by a few units in the last place per layer; a wrong graph differs by far more.
 PARITY_RTOL, PARITY_ATOL = 1e-3, 1e-4
 _DEFAULT_MAX_BATCH = 32
-_ANALYSIS_THREADS = 2
 _CAUSE_CHARACTERS = 300
 _OTHER_ROWS = 4
 """Other real rows that a graph is run on, since an output's length may follow what the inputs hold."""
-
-
-class Reading(Struct, frozen=True):
-    """What was read of a model: digests of the source, of the samples and of a metric of the user's own, and samples per split."""
-
-    source_digest: str
-    data_digest: str
-    rows: dict[str, int]
-    runtime: str
-    metric_digest: str
 
 
 class Conversion(Struct, frozen=True):
@@ -65,115 +42,6 @@ class Conversion(Struct, frozen=True):
     compared: tuple[str, ...]
 
 
-def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
-    """Load the source and its samples, check and digest both, and store the splits in `folder`.
-
-    Raises:
-        SourceError: The source or its samples cannot be used.
-    """
-    digest, runtime = _source(budgets, base)
-    inputs = Signature(inputs=_declared_inputs(budgets, base), outputs=())
-    splits = _splits(budgets, base, inputs)
-    if budgets.preprocess is not None:
-        preprocess = Preprocess(budgets.preprocess, base)
-        raw = raw_requests(splits.get("selection", []), budgets.latency.batch, _RAW_REQUESTS)
-        if splits and not raw:
-            raise SourceError(
-                f"selection has no item of latency.batch = {budgets.latency.batch} rows; wanted raw columns of so many rows to"
-                " time `preprocess` with: yield larger items"
-            )
-        sampling.store(folder / f"{RAW}.npz", raw)
-        splits = {split: preprocess.batches(batches) for split, batches in splits.items()}
-    for split, batches in splits.items():
-        _check_inputs(budgets.dims, inputs, batches, split)
-        sampling.check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
-        sampling.store(folder / f"{split}.npz", batches)
-    for part, count in PART_ROWS.items() if splits else ():
-        sampling.store(folder / f"{part}.npz", sampling.subset(inputs, splits["selection"], count, _PART_SEED))
-    sampling.check_disjoint(inputs, splits)
-    rows: dict[str, int] = {
-        split: sum(sampling.row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
-    }
-    # Digests of code come last: by now everything that the factory, the samples and the metric import has been imported.
-    metric = _metric_digest(budgets, base)
-    return Reading(digest(), sampling.digest(splits), rows, runtime, metric)
-
-
-def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:
-    """What digests the source, and what runs it."""
-    path = base / budgets.source
-    if is_onnx(budgets):
-        return partial(_onnx_digest, path), "onnxruntime-cpu"
-    model = load_torch(budgets, base, _ANALYSIS_THREADS)
-    return partial(digest_of, path) if path.suffix == ".pt2" else model.digest, model.runtime
-
-
-def _metric_digest(budgets: ModelBudgets, base: Path) -> str:
-    """Digest of the code of a metric of the user's own; empty where the metric is built in."""
-    if ":" not in budgets.accuracy.metric:
-        return ""
-    attribute(budgets.accuracy.metric, base)
-    return code_digest(base)
-
-
-def _onnx_digest(path: Path) -> str:
-    """Digest of an ONNX file and of the external data beside it."""
-    import onnx  # noqa: PLC0415
-
-    total = hashlib.sha256(digest_of(path).encode())
-    graph = onnx.load(path, load_external_data=False).graph
-    names = {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
-    for name in sorted(names):
-        total.update(f"{name}|{digest_of(path.parent / name)}".encode())
-    return total.hexdigest()
-
-
-def _splits(budgets: ModelBudgets, base: Path, inputs: Signature) -> dict[Split, list[Batch]]:
-    if budgets.data is None:
-        return {}
-    if budgets.data.endswith((".npz", ".parquet")):
-        return sampling.from_file(base / budgets.data, inputs)
-    produce = attribute(budgets.data, base)
-    return {split: sampling.collect(produce, split, budgets.data) for split in SPLITS}
-
-
-def _check_inputs(dims: Mapping[str, Dim], inputs: Signature, batches: list[Batch], split: Split) -> None:
-    """Refuse samples that serving would refuse; a batch of them may have any number of rows, since it is cut."""
-    served = Signature(inputs.inputs, (), {name: dim for name, dim in dims.items() if name != BATCH})
-    for index, batch in enumerate(batches):
-        where = f"{split}, item {index}"
-        try:
-            check_inputs(served, batch.inputs)
-        except InputError as error:
-            raise SourceError(f"{where}: {error}; change the sample, or what budgets.toml declares") from None
-        for name, array in batch.inputs.items():
-            if not array.size:
-                raise SourceError(f"{where}: input {name!r} is empty, its shape is {list(array.shape)}; wanted samples")
-
-
-def _declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]:
-    """The inputs as budgets.toml declares them, else as the ONNX file does."""
-    declared = tuple(TensorSpec(name, spec.dtype, spec.shape, spec.pad) for name, spec in budgets.inputs.items())
-    if not is_onnx(budgets):
-        return declared
-    with _opened_source(base / budgets.source) as session:
-        own = session.inputs
-    wanted = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
-    if declared and wanted != {spec.name: (spec.dtype, len(spec.shape)) for spec in declared}:
-        said = ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in own)
-        raise SourceError(f"{budgets.source}: its inputs are {said}; budgets.toml declares others: mend `inputs`")
-    return declared or own
-
-
-def _opened_source(path: Path) -> OnnxSession:
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file; `source` is relative to the budgets file")
-    try:
-        return OnnxSession(path, SessionOptions(threads=_ANALYSIS_THREADS))
-    except ArtifactError as error:
-        raise SourceError(str(error)) from None
-
-
 def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Conversion:
     """Write `folder`/baseline.onnx, find its signature and hold it against the source on real samples.
 
@@ -182,16 +50,15 @@ def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Co
     """
     stored = {split: sampling.read(path) for split in SPLITS if (path := splits / f"{split}.npz").exists()}
     batches = [batch for split in stored.values() for batch in split]
-    inputs = _declared_inputs(budgets, base)
+    inputs = declared_inputs(budgets, base)
     dims = _dims(budgets, inputs, batches)
-    _check_latency_batch(budgets.latency.batch, dims)
     target = folder / BASELINE
     if is_onnx(budgets):
         _copy_onnx(base / budgets.source, target)
     else:
-        model = load_torch(budgets, base, _ANALYSIS_THREADS)
+        model = load_torch(budgets, base, ANALYSIS_THREADS)
         _export_torch(model, inputs, shaped(inputs, batches, _traceable(dims)), target)
-    with OnnxSession(target, SessionOptions(threads=_ANALYSIS_THREADS)) as session:
+    with OnnxSession(target, SessionOptions(threads=ANALYSIS_THREADS)) as session:
         signature = Signature(inputs, _outputs(budgets, session, inputs, dims, batches), dims)
         difference, compared = _parity(budgets, base, session, signature, batches)
     return Conversion(signature, difference, compared)
@@ -211,8 +78,12 @@ def _dims(budgets: ModelBudgets, inputs: tuple[TensorSpec, ...], batches: list[B
     return dims
 
 
-def _check_latency_batch(rows: int, dims: Mapping[str, Dim]) -> None:
-    """Refuse requests of a size that the model does not take, whether its file declares the range or a default does."""
+def check_latency_batch(rows: int, dims: Mapping[str, Dim]) -> None:
+    """Refuse requests of a size that the model does not take, whether its file declares the range or a default does.
+
+    Raises:
+        SourceError: They are too large or too small.
+    """
     taken = dims.get(BATCH, Dim())
     if not taken.min <= rows <= taken.max:
         why = (
@@ -405,7 +276,7 @@ def _parity(
 ) -> tuple[float, tuple[str, ...]]:
     """The largest absolute difference between graph and source at the smallest, `opt` and largest dims, on real samples."""
     worst, compared = 0.0, []
-    with opened(Subject(budgets, base, SessionOptions(threads=_ANALYSIS_THREADS))) as source:
+    with opened(Subject(budgets, base, SessionOptions(threads=ANALYSIS_THREADS))) as source:
         for label in ("min", "opt", "max"):
             sizes = {name: getattr(dim, label) for name, dim in signature.dims.items()}
             inputs = shaped(signature.inputs, batches, sizes)

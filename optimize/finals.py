@@ -15,10 +15,10 @@ import numpy as np
 from optimize.evidence import blocks, comparison, percentile
 from optimize.evidence.finding import Finding
 from optimize.evidence.quantile import quantile
-from optimize.export import RAW, SCREEN
 from optimize.manifest import CurvePoint, Measurement, OperatingPoint, Outcome, Verdict, counted
 from optimize.measure import comparison as timing
 from optimize.measure import curve, golden, latency, operating, throughput
+from optimize.reading import RAW, SCREEN
 from optimize.trials import PERCENTILES, Entrant, Ground, judged_on, latency_found, latency_run, limit_of
 from optimize.validate import accuracy, answers
 from optimize.validate.accuracy import SEED

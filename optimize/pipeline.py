@@ -2,13 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
 from optimize import budgets as budgeting
@@ -16,9 +14,9 @@ from optimize import candidates, estimate, finals, portable, selection, trials
 from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
+from optimize.election import elected, standing, through, with_noise
 from optimize.errors import ArtifactError, CandidateError, Exit, ProveserveError, SourceError
-from optimize.evidence import comparison
-from optimize.export import BASELINE, Conversion, Reading
+from optimize.export import BASELINE, Conversion
 from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
 from optimize.machine import describe, tools
 from optimize.manifest import (
@@ -33,9 +31,9 @@ from optimize.manifest import (
     digest_of,
 )
 from optimize.measure import golden, operating
+from optimize.reading import PART_ROWS, RAW, Reading, read
 from optimize.registry import Registry, location
 from optimize.trials import Entrant, Ground
-from optimize.validate.accuracy import SEED
 
 _ENGINE = (
     "built, not measured: an engine runs on the GPU that it was built for alone, so here it can neither pass nor win"
@@ -169,16 +167,16 @@ def _proven(
     baseline = _baseline(ground, session)
     if not options.quick:
         _announce(ground, baseline, len(entrants))
-    entrants = _through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
+    entrants = through(ground, entrants, lambda entrant: trials.screened(ground, entrant, baseline))
     champion = None
     if not options.quick:
-        ground, entrants = _with_noise(ground, entrants)
+        ground, entrants = with_noise(ground, entrants)
         current = _current(ground, registry)
-        entrants = _through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
-        entrants = _through(ground, entrants, lambda entrant: finals.confirmed(ground, entrant, baseline, current))
-        champion, entrants = _elected(ground, entrants, finals.described if published is None else finals.loaded)
+        entrants = through(ground, entrants, lambda entrant: trials.measured(ground, entrant, baseline))
+        entrants = through(ground, entrants, lambda entrant: finals.confirmed(ground, entrant, baseline, current))
+        champion, entrants = elected(ground, entrants, finals.described if published is None else finals.loaded)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
-    tried = [_trial(bench, entrant, beaten=champion is not None and not entrant.loaded) for entrant in entrants]
+    tried = [standing(bench, entrant, beaten=champion is not None and not entrant.loaded) for entrant in entrants]
     crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None, bench.outdone)
     if champion is None:
         return crowned, None
@@ -232,20 +230,6 @@ def _served(ground: Ground, registry: Registry) -> Manifest | None:
     return manifest
 
 
-def _elected(
-    ground: Ground, entrants: list[Entrant], last: Callable[[Ground, Entrant], Entrant]
-) -> tuple[Entrant | None, list[Entrant]]:
-    """The best that also comes through the last stage: a load test takes minutes, so it is asked of the best, then of the next."""
-    while True:
-        champion, entrants = _champion(ground, entrants)
-        if champion is None:
-            return None, entrants
-        (tested,) = _through(ground, [champion], lambda entrant: last(ground, entrant))
-        entrants = [tested if entrant.name == tested.name else entrant for entrant in entrants]
-        if _trial(ground.bench, tested).status == "qualified":
-            return tested, entrants
-
-
 def prepare(bench: Bench) -> Ground:
     """Read source and samples, and convert to the baseline graph.
 
@@ -259,12 +243,13 @@ def prepare(bench: Bench) -> Ground:
         taken = None
         if budgets.preprocess is not None and reading.rows:
             parts = (budgets.preprocess, reading.source_digest, reading.data_digest)
-            raw = splits / f"{exporting.RAW}.npz"
+            raw = splits / f"{RAW}.npz"
             taken = bench.build("code of preprocess", parts, portable.take, budgets.preprocess, bench.base, raw)
         folder = bench.build("export to ONNX", depends, exporting.convert, budgets, bench.base, splits)
     except CandidateError as error:
         raise SourceError(f"{budgets.source}: {error}") from None
     conversion = stored(folder, Conversion)
+    exporting.check_latency_batch(budgets.latency.batch, conversion.signature.dims)
     bench.progress.note(
         bench.name, f"the ONNX graph answers as the source does, within {conversion.max_difference:.2g} on real samples"
     )
@@ -277,13 +262,13 @@ def _read(bench: Bench) -> tuple[Reading, Path]:
     with tempfile.TemporaryDirectory(prefix="proveserve-samples-") as name:
         fresh = Path(name)
         with bench.progress.step(bench.name, "read source and samples"):
-            reading = bench.isolated(exporting.read, bench.budgets, bench.base, fresh)
+            reading = bench.isolated(read, bench.budgets, bench.base, fresh)
 
         def keep(folder: Path) -> None:
             for file in fresh.iterdir():
                 shutil.copyfile(file, folder / file.name)
 
-        return reading, bench.cache.folder("samples", key_of(reading.data_digest, exporting.PART_ROWS), keep)
+        return reading, bench.cache.folder("samples", key_of(reading.data_digest, PART_ROWS), keep)
 
 
 def _baseline(ground: Ground, session: SessionOptions) -> Entrant:
@@ -313,129 +298,6 @@ def _entered(ground: Ground, session: SessionOptions) -> tuple[list[Entrant], li
             absent.append(Trial(cell.name, cell.precision, cell.runtime, "failed", str(error)))
             ground.bench.progress.note(ground.bench.name, f"{cell.name} failed: {error}")
     return entrants, absent
-
-
-def _through(ground: Ground, entrants: Sequence[Entrant], stage: Callable[[Entrant], Entrant]) -> list[Entrant]:
-    """Take every entrant that is still in through a stage; one that breaks costs only itself."""
-    passed = []
-    for entrant in entrants:
-        if entrant.out:
-            passed.append(entrant)
-            continue
-        try:
-            moved = stage(entrant)
-        except CandidateError as error:
-            moved = msgspec.structs.replace(entrant, failed=str(error))
-        if moved.out:
-            ground.bench.progress.note(ground.bench.name, f"{moved.name} is out: {_trial(ground.bench, moved).reason}")
-        passed.append(moved)
-    return passed
-
-
-def _trial(bench: Bench, entrant: Entrant, *, beaten: bool = False) -> Trial:
-    trial = entrant.trial()
-    if trial.status in ("failed", "screened-out"):
-        return trial
-    return (selection.beaten if beaten else selection.judged)(bench.budgets, trial)
-
-
-def _with_noise(ground: Ground, entrants: Sequence[Entrant]) -> tuple[Ground, list[Entrant]]:
-    """The machine's own noise, from the simplest candidate timed against itself; without latency budgets nobody asks.
-
-    Whoever cannot be timed is out, and the next one tells the noise.
-    """
-    budget = ground.bench.budgets.latency
-    if budget.p50_ms is None and budget.p99_ms is None:
-        return ground, list(entrants)
-    noises: list[float] = []
-
-    def timed(entrant: Entrant) -> Entrant:
-        if not noises:
-            found = finals.duel(ground, "the machine's own noise (A/A)", entrant, entrant, budget.batch)
-            a_ms, b_ms = ([np.array(block) for block in blocks] for blocks in (found.a_ms, found.b_ms))
-            noises.append(comparison.machine_noise(a_ms, b_ms, seed=SEED))
-        return entrant
-
-    entrants = _through(ground, entrants, timed)
-    return msgspec.structs.replace(ground, noise=noises[0] if noises else 0.0), entrants
-
-
-class _UntimedError(Exception):
-    """Two candidates that broke when they were timed side by side."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__(names)
-        self.names = names
-
-
-def _champion(
-    ground: Ground, entrants: list[Entrant], tied: frozenset[frozenset[str]] = frozenset()
-) -> tuple[Entrant | None, list[Entrant]]:
-    """The best of those that can be timed, and everyone as they stand then.
-
-    Two that break side by side are timed alone. Who breaks again is out; where neither does, the pair is `tied`.
-    """
-    try:
-        return _best(ground, entrants, tied), entrants
-    except _UntimedError as pair:
-        names, batch = pair.names, ground.bench.budgets.latency.batch
-
-    def alone(entrant: Entrant) -> Entrant:
-        if entrant.name in names:
-            finals.duel(ground, f"{entrant.name}: timed alone", entrant, entrant, batch)
-        return entrant
-
-    return _champion(ground, _through(ground, entrants, alone), tied | {names})
-
-
-def _best(ground: Ground, entrants: Sequence[Entrant], tied: frozenset[frozenset[str]]) -> Entrant | None:
-    """The best of those that keep every budget measured so far; a tie goes to the simpler."""
-    by_name = {entrant.name: entrant for entrant in entrants}
-    tried = [
-        selection.judged(ground.bench.budgets, entrant.trial(), () if entrant.loaded else ("throughput",))
-        for entrant in entrants
-        if not entrant.out
-    ]
-    ordered = selection.in_order_of_simplicity(tried)
-    champion = ordered[0] if ordered else None
-    for challenger in ordered[1:]:
-        if champion is None:
-            break
-        beaten, how = _beats(ground, by_name, challenger, champion, tied)
-        ground.bench.outdone[(champion if beaten else challenger).name] = how
-        champion = challenger if beaten else champion
-    return by_name[champion.name] if champion else None
-
-
-def _beats(
-    ground: Ground,
-    entrants: dict[str, Entrant],
-    challenger: Trial,
-    champion: Trial,
-    tied: frozenset[frozenset[str]],
-) -> tuple[bool, str]:
-    """Whether a challenger is better for the objective by more than a tie, and the figures that say so."""
-    budgets, names = ground.bench.budgets, frozenset((challenger.name, champion.name))
-    if not selection.decided_by_timing(budgets):
-        return selection.improves(budgets, challenger, champion), selection.compared(budgets, challenger, champion)
-    a, b = entrants[challenger.name], entrants[champion.name]
-    if names in tied:
-        return False, f"{a.name} against {b.name}: a tie, since they break when they are timed side by side"
-    batch = budgets.latency.batch if budgets.objective == "latency" else None
-    try:
-        found = finals.duel(ground, f"{a.name} against {b.name}", a, b, batch)
-    except CandidateError as error:
-        ground.bench.progress.note(ground.bench.name, f"{a.name} against {b.name}: {error}")
-        raise _UntimedError(names) from error
-    a_ms, b_ms = _ms_per_row(found.a_ms, found.a_rows), _ms_per_row(found.b_ms, found.b_rows)
-    compared = comparison.faster(a_ms, b_ms, seed=SEED)
-    how = f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}"
-    ground.bench.progress.note(ground.bench.name, how)
-    return compared.outcome == "faster", how
-
-
-def _ms_per_row(blocks: list[list[float]], rows: int) -> list[npt.NDArray[np.float64]]:
-    return [np.array(block) / rows for block in blocks]
 
 
 def _published(ground: Ground, registry: Registry, champion: Entrant, crowned: tuple[Trial, ...]) -> Manifest:

@@ -21,7 +21,6 @@ from optimize.budgets import limits
 from optimize.candidates import Build, Cell
 from optimize.evidence import percentile
 from optimize.evidence.finding import Finding
-from optimize.export import PROBE, SCREEN, Reading
 from optimize.manifest import (
     Artifact,
     Blob,
@@ -37,6 +36,7 @@ from optimize.manifest import (
     digest_of,
 )
 from optimize.measure import latency, memory, screen
+from optimize.reading import PROBE, SCREEN, Reading
 from optimize.subject import Subject
 from optimize.validate import accuracy, answers
 from optimize.validate.accuracy import Accuracy

@@ -12,7 +12,7 @@ from optimize.manifest import SessionOptions, Signature, TensorSpec
 from optimize.source import samples
 from optimize.source.samples import Batch
 from optimize.subject import Subject
-from tests.optimize.recipes.models import save
+from tests.optimize.recipes.models import save, weight
 
 X = TensorSpec("x", "float32", ("batch", 4))
 Y = TensorSpec("y", "float32", ("batch", 4))
@@ -47,3 +47,8 @@ def stored(folder: Path, *batches: Any, labels: Any = None) -> Path:
         start += rows
     samples.store(folder / "split.npz", items)
     return folder / "split.npz"
+
+
+def linear(path: Path, batch: str | None = "batch", **options: Any) -> Path:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    return save(path, nodes, {"x": [batch, 4]}, {"y": [batch, 3]}, [weight("w", 4, 3)], **options)

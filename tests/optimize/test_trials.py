@@ -5,8 +5,8 @@ import pytest
 
 from optimize import finals, trials
 from optimize.budgets import CostBudget, LatencyBudget, ModelBudgets
-from optimize.export import Reading
 from optimize.manifest import SessionOptions
+from optimize.reading import Reading
 from optimize.subject import Subject
 from optimize.trials import Entrant, Ground
 from tests.optimize.subjects import SIGNATURE
