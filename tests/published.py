@@ -1,7 +1,9 @@
 """Publish small real ONNX models into a registry, for tests that serve, score or load-test one."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -17,7 +19,7 @@ from optimize.manifest import (
     Signature,
 )
 from optimize.registry import Registry
-from optimize.runtime.session import OnnxSession
+from optimize.runtime.session import Arrays, OnnxSession
 
 MAX_BATCH = 8
 
@@ -83,23 +85,40 @@ def _model(nodes: list, dtype: int, width: int, weights: list | None = None) -> 
 
 def publish(root: Path | str, name: str, model: onnx.ModelProto, folder: Path, max_batch: int = MAX_BATCH) -> Manifest:
     """Publish a one-input model as the next version of `name` in the registry at `root`."""
-    registry = Registry(root)
     path = folder / f"{name}.onnx"
     onnx.save(model, path)
-    options = SessionOptions(target="cpu", threads=1)
-    with OnnxSession(path, options) as session:
+    with OnnxSession(path, SessionOptions()) as session:
         (spec,) = session.inputs
+    # By way of text, since a model of strings takes no numbers.
+    numbers = [np.full((1, spec.shape[1]), index) for index in range(8)]
+    golden = [{spec.name: (x.astype("U") if spec.dtype == "object" else x).astype(spec.dtype)} for x in numbers]
+    return publish_file(root, name, path, folder, golden, {"batch": Dim(1, 1, max_batch)})
+
+
+def publish_file(
+    root: Path | str,
+    name: str,
+    path: Path,
+    folder: Path,
+    golden_inputs: Sequence[Arrays],
+    dims: dict[str, Dim],
+    pads: Mapping[str, float] | None = None,
+) -> Manifest:
+    """Publish the model at `path` as the next version of `name` in the registry at `root`; `folder` is for temporary files."""
+    registry = Registry(root)
+    options = SessionOptions(target="cpu", threads=1)
+    max_batch = dims["batch"].max
+    with OnnxSession(path, options) as session:
         golden_path = folder / "golden.npz"
         arrays = {}
-        for index in range(8):
-            x = np.full((1, spec.shape[1]), index).astype("U" if spec.dtype == "object" else spec.dtype)
-            arrays[f"in/{index}/{spec.name}"] = x
-            for output, answer in session.run({spec.name: x.astype(spec.dtype)}).items():
-                arrays[f"out/{index}/{output}"] = answer.astype("U") if spec.dtype == "object" else answer
+        for index, inputs in enumerate(golden_inputs):
+            for side, named in (("in", inputs), ("out", session.run(inputs))):
+                for key, array in named.items():
+                    arrays[f"{side}/{index}/{key}"] = array.astype("U") if array.dtype.hasobject else array
         np.savez(golden_path, **arrays)
-        signature = Signature(
-            inputs=session.inputs, outputs=session.outputs, dims={"batch": Dim(min=1, opt=1, max=max_batch)}
-        )
+        padded = pads or {}
+        inputs = tuple(msgspec.structs.replace(spec, pad=padded.get(spec.name)) for spec in session.inputs)
+        signature = Signature(inputs=inputs, outputs=session.outputs, dims=dims)
     return registry.publish(
         Manifest(
             schema=1,
@@ -109,13 +128,11 @@ def publish(root: Path | str, name: str, model: onnx.ModelProto, folder: Path, m
             candidate="fp32@onnxruntime-cpu",
             artifact=Artifact("onnx", (registry.put(path, f"{name}.onnx"),), options),
             signature=signature,
-            budgets=ModelBudgets(
-                source=f"{name}.onnx", latency=LatencyBudget(p99_ms=50.0), dims={"batch": Dim(1, 1, max_batch)}
-            ),
+            budgets=ModelBudgets(source=f"{name}.onnx", latency=LatencyBudget(p99_ms=50.0), dims=dims),
             verdicts=(),
             curve=tuple(CurvePoint({}, batch, 0.2, 0.3, 100) for batch in (1, 2, 4, 8) if batch <= max_batch),
             trials=(),
-            golden=Golden(registry.put(golden_path, "golden.npz"), 8, 1e-6, 1e-6),
+            golden=Golden(registry.put(golden_path, "golden.npz"), len(golden_inputs), 1e-6, 1e-6),
             source_digest="0" * 64,
             data_digest="0" * 64,
             tools={},
