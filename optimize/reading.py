@@ -114,13 +114,19 @@ def _splits(budgets: ModelBudgets, base: Path, inputs: Signature) -> dict[Split,
 
 def _check_inputs(dims: Mapping[str, Dim], inputs: Signature, batches: list[Batch], split: Split) -> None:
     """Refuse samples that serving would refuse; a batch of them may have any number of rows, since it is cut."""
+    batched = any(spec.batch_axis is not None for spec in inputs.inputs)
+    fix = (
+        "change the sample, or what budgets.toml declares"
+        if batched
+        else f"declare the inputs with an axis named `{BATCH}`"
+    )
     served = Signature(inputs.inputs, (), {name: dim for name, dim in dims.items() if name != BATCH})
     for index, batch in enumerate(batches):
         where = f"{split}, item {index}"
         try:
             check_inputs(served, batch.inputs)
         except InputError as error:
-            raise SourceError(f"{where}: {error}; change the sample, or what budgets.toml declares") from None
+            raise SourceError(f"{where}: {error}; {fix}") from None
         for name, array in batch.inputs.items():
             if not array.size:
                 raise SourceError(f"{where}: input {name!r} is empty, its shape is {list(array.shape)}; wanted samples")

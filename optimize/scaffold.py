@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
+
 from optimize.budgets import BATCH
 from optimize.errors import ArtifactError, SourceError
 from optimize.manifest import SessionOptions, TensorSpec
@@ -54,7 +56,7 @@ def budgets_toml(model: str, base: Path, output: Path) -> str:
         SourceError: The model cannot be opened.
     """
     place, _, attr = model.rpartition(":") if not model.endswith(".onnx") else (model, "", "")
-    specs = _python(model, base) if attr else _onnx(base / model)
+    specs = _python(model, base) if attr else _with_batch(_onnx(base / model))
     name = re.sub(r"[^A-Za-z0-9_]+", "-", Path(place).stem).strip("-") or "model"
     if place.endswith((".onnx", ".py")) and not Path(place).is_absolute():
         place = os.path.relpath(base / place, (base / output).parent)
@@ -75,6 +77,20 @@ def _onnx(path: Path) -> tuple[TensorSpec, ...]:
             return session.inputs
     except ArtifactError as error:
         raise SourceError(str(error)) from None
+
+
+def _with_batch(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Take the leading dimension that all inputs share for the batch, whatever the file calls it."""
+    leading = {spec.shape[:1] for spec in specs}
+    if len(leading) > 1 or any(BATCH in spec.shape for spec in specs):
+        return specs
+    called = next(iter(leading), ())
+    return tuple(
+        msgspec.structs.replace(
+            spec, shape=tuple(BATCH if isinstance(axis, str) and axis in called else axis for axis in spec.shape)
+        )
+        for spec in specs
+    )
 
 
 def _python(model: str, base: Path) -> tuple[TensorSpec, ...]:

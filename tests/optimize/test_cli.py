@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from optimize import budgets
+from tests.optimize.subjects import linear
 from tests.optimize.test_manifest import HEAVY
 from tests.published import identity, publish, scale
 
@@ -242,6 +243,13 @@ def test_init_of_a_module(tmp_path: Path, model: str) -> None:
     assert done.returncode == 0, done.stderr
     declared = budgets.load(tmp_path / "budgets.toml").models["net"]
     assert (declared.source, list(declared.inputs)) == (model, ["image"])
+
+
+def test_init_takes_the_leading_axis_that_inputs_share_for_the_batch(tmp_path: Path) -> None:
+    linear(tmp_path / "net.onnx", batch="batch_size")
+    assert optimize("init", "net.onnx", cwd=tmp_path).returncode == 0
+    model = budgets.load(tmp_path / "budgets.toml").models["net"]
+    assert (model.inputs["x"].shape, list(model.dims)) == (("batch", 4), ["batch"])
 
 
 def test_init_of_a_file_with_an_odd_name_for_another_folder(tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def test_samples_that_do_not_fit_the_model_are_told(tmp_path: Path, columns: dic
         read(tmp_path, data="data.npz")
 
 
+def test_model_whose_batch_has_another_name_is_told_to_declare_it(tmp_path: Path) -> None:
+    linear(tmp_path / "net.onnx", batch="N")
+    write_data(tmp_path)
+    with pytest.raises(SourceError, match=r"wanted \['N', 4\]: .*; declare the inputs with an axis named `batch`"):
+        read(tmp_path, data="data.npz")
+
+
 def test_drop_needs_labels(tmp_path: Path) -> None:
     linear(tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", x=reals(400, 4))
