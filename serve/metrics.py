@@ -22,7 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector as PrometheusCollector
 
-from optimize.runtime.batcher import Outcome
+from optimize.runtime.counters import Outcome
 from optimize.runtime.tally import SECONDS, Tally
 from serve import footprint
 from serve.hosting import Hosted, Models

@@ -7,6 +7,8 @@
     line      waiting requests in order of urgency, and the work they stand for
     packing   who shares the next execution: pure
     policy    whose turn it is, and who can be answered in time: pure
+    tally     a histogram in the making
+    counters  what became of all requests
     slot      one session at work, and the search for the request that made it fail
     batcher   many callers, few executions: the loop around the policy
 

@@ -20,12 +20,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, NamedTuple, NoReturn, Self, get_args
+from typing import NamedTuple, NoReturn, Self
 
 from optimize.errors import ProveserveError
 from optimize.manifest import Signature
+from optimize.runtime.counters import Counters, Outcome
 from optimize.runtime.curve import Curve
 from optimize.runtime.forecast import Forecast
 from optimize.runtime.joining import Joining, Shape
@@ -33,7 +34,6 @@ from optimize.runtime.line import Waiting
 from optimize.runtime.policy import DEFAULT_AGEING_S, Queue
 from optimize.runtime.session import Array, Arrays, Session
 from optimize.runtime.slot import Run, Slot
-from optimize.runtime.tally import ROWS, SECONDS, Tally
 
 # A caller is never asked to come back sooner than this, however short the queue is.
 MIN_RETRY_AFTER_S = 0.01
@@ -93,35 +93,6 @@ class BatcherOptions:
             value = getattr(self, name)
             if not value >= least:
                 raise ValueError(f"{name} is {value}; wanted {least} or more")
-
-
-Outcome = Literal["answered", "failed", "cancelled", "queue_full", "infeasible", "expired", "late", "closed"]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What became of all requests so far, and what the sessions did for them."""
-
-    calls: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(get_args(Outcome), 0))
-    execution_s: Tally = field(default_factory=lambda: Tally(SECONDS))
-    batch_rows: Tally = field(default_factory=lambda: Tally(ROWS))
-    failed_executions: int = 0
-    failures_in_a_row: int = 0
-
-    @property
-    def executions(self) -> int:
-        """Batches run so far."""
-        return self.batch_rows.count
-
-    @property
-    def rows(self) -> int:
-        """Rows of those batches."""
-        return round(self.batch_rows.total)
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds that the sessions have worked, all added up."""
-        return self.execution_s.total
 
 
 class Execution(NamedTuple):
