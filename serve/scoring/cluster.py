@@ -30,6 +30,9 @@ def local_ray(cores: int) -> Iterator[Interrupts]:
     with Interrupts() as interrupts, guarded(folder) as mark, _environment(mark, folder):
         import ray  # noqa: PLC0415 - see above
 
+        from serve import hardening  # noqa: PLC0415 - it brings gRPC, which a refused command line need not wait for
+
+        hardening.start_less()
         try:
             _start(cores, folder)
             interrupts.listen()  # Ray took SIGTERM for itself

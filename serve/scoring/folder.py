@@ -125,7 +125,11 @@ class Folder:
         return left
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary, which says that every part is there; that of the run which finished the job stays."""
+        """Write the summary, which says that every part is there; that of the run which finished the job stays.
+
+        What a worker was writing when it was killed goes before.
+        """
+        _sweep(self.path)
         with suppress(FileExistsError), _appearing(self.path / SUCCESS_FILE) as temporary:
             temporary.write_bytes(_json(summary))
 

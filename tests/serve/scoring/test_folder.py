@@ -61,6 +61,15 @@ def test_failed_write_leaves_nothing_and_says_why(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_what_a_killed_worker_was_writing_is_gone_from_a_finished_folder(tmp_path: Path) -> None:
+    with held(tmp_path, JOB) as folder:
+        (tmp_path / ".tmp-7-part-00000.parquet").write_bytes(b"half")
+        for task in TASKS:
+            write_part(tmp_path, task, rows(task))
+        folder.finish(SUMMARY)
+    assert names(tmp_path) == [SUCCESS_FILE, JOB_FILE, "part-00000.parquet", "part-00001.parquet"]
+
+
 def test_finished_summary_stays(tmp_path: Path) -> None:
     with held(tmp_path, JOB) as folder:
         folder.finish(SUMMARY)

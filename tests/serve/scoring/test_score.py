@@ -58,8 +58,8 @@ class Running:
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that score."""
-        return [process for process in self.family() if process.name().startswith("ray::_Actor.sc")]
+        """The processes that score, be they at it or between two tasks."""
+        return [process for process in self.family() if process.name().startswith("ray::_Actor")]
 
     def wait(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=TIMEOUT_S)
