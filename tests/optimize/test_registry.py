@@ -201,6 +201,19 @@ def test_results_and_judgements_are_kept(registry: Registry) -> None:
     assert registry.measured_on(manifest, elsewhere)
 
 
+def test_partial_result_is_kept_until_there_is_a_full_one(registry: Registry) -> None:
+    """A full one that fails takes the place of another, as the last word; a damaged one of any."""
+    full, failed = results.won(), results.without_winner()
+    quick, built = (msgspec.structs.replace(found, name=full.name) for found in (results.quick(), results.built()))
+    failed = msgspec.structs.replace(failed, name=full.name)
+    for given, kept in ((quick, quick), (built, built), (full, full), (quick, full), (failed, failed), (built, failed)):
+        registry.keep(given)
+        assert registry.result(full.name) == kept
+    overwrite(registry, f"reports/{full.name}/result.json", b"{")
+    registry.keep(quick)
+    assert registry.result(full.name) == quick
+
+
 def test_registry_is_relative_to_its_budgets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     budgets = Budgets(schema=1, models={}, registry="../store")

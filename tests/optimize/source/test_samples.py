@@ -407,5 +407,5 @@ def test_subset_without_discrete_labels_is_random(labels: Any) -> None:
 
 
 def test_subset_of_few_rows_is_all_of_them() -> None:
-    items = [batch(30, np.arange(30))]
+    items = [batch(30, np.arange(30)), batch(5, np.arange(5))]
     assert samples.digest({"selection": samples.subset(X, items, 256, seed=1)}) == samples.digest({"selection": items})
