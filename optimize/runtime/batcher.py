@@ -13,6 +13,7 @@ What a caller may be told instead of an answer:
 """
 
 import asyncio
+import contextlib
 import itertools
 import math
 import os
@@ -462,7 +463,8 @@ def _give_way() -> None:
     if sys.platform == "linux":  # where a thread has a niceness of its own
         thread = threading.get_native_id()
         niceness = min(os.getpriority(os.PRIO_PROCESS, thread) + WORKER_NICENESS, 19)
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        with contextlib.suppress(PermissionError):  # some containers allow no such call
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _infeasible(left_s: float, needed_s: float) -> DeadlineExceeded:
