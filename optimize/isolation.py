@@ -8,6 +8,7 @@ Memory is the polled resident set of the child and its descendants: RLIMIT_AS wo
 """
 
 import contextlib
+import errno
 import importlib
 import itertools
 import os
@@ -55,6 +56,7 @@ class Isolated:
 
         Raises:
             UserError: As raised by the function.
+            ProveserveError: The disk is full.
             CandidateError: The function raised anything else, hung, died, or used more memory than it may; the message is the cause.
         """
         with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
@@ -155,7 +157,7 @@ def _main(folder: Path) -> None:
     except ProveserveError as error:
         outcome = ("error", CandidateError(str(error)))
     except (OSError, MemoryError) as error:
-        outcome = ("error", ProcessError(_named(error)))
+        outcome = ("error", _full_disk(error) or ProcessError(_named(error)))
     except Exception as error:  # noqa: BLE001 - the process boundary: any failure is the candidate's
         outcome = ("error", CandidateError(_named(error)))
     temporary = folder / f"{_RESULT}.tmp"
@@ -164,6 +166,13 @@ def _main(folder: Path) -> None:
     # Skip interpreter shutdown: the result is on disk, and native libraries have crashed here after their work was done.
     sys.stdout.flush()
     os._exit(0)
+
+
+def _full_disk(error: Exception) -> ProveserveError | None:
+    """A full disk is no candidate's failure: the next would meet it too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ProveserveError(f"{_named(error)}; make room, and run the command again")
+    return None
 
 
 def _named(error: Exception) -> str:

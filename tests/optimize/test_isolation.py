@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from optimize.errors import CandidateError, ProcessError, SourceError
+from optimize.errors import CandidateError, Exit, ProcessError, ProveserveError, SourceError
 from optimize.isolation import Isolated
 from tests.optimize import steps
 
@@ -65,6 +65,15 @@ def test_call_that_is_meant_to_last_is_given_its_time() -> None:
     assert hasty.allowing(1).memory_mb == 4000
 
 
+def test_full_disk_is_nobodys_failure_but_the_runs() -> None:
+    with pytest.raises(
+        ProveserveError, match=r"No space left on device; make room, and run the command again"
+    ) as caught:
+        Isolated()(steps.fills_the_disk)
+    assert caught.value.exit_code == Exit.BROKEN
+    assert not isinstance(caught.value, CandidateError)
+
+
 def test_hang_is_ended_at_its_time_limit(tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match=r"^did not finish within its time limit of 3 s$"):
         Isolated(timeout_s=3.0)(steps.sleeps, tmp_path, 3)
@@ -92,7 +101,6 @@ def test_memory_of_descendants_counts() -> None:
         (steps.vanishes, (), ProcessError, "its process exited with code 0"),
         (steps.raises, ("bad value\nsecond line",), CandidateError, "ValueError: bad value"),
         (steps.raises_silently, (), CandidateError, "KeyError: no message"),
-        (steps.fills_the_disk, (), ProcessError, "OSError: [Errno 28] No space left on device"),
         (steps.raises_artifact_error, (), CandidateError, "cannot be opened"),
     ],
 )
