@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import ray.serve
@@ -35,7 +35,7 @@ class ModelServer(PublicMethods):
     async def __init__(self, plan: Plan, relay: Path | None) -> None:  # type: ignore[misc] # Serve awaits an async constructor
         began = time.monotonic()
         logs.begin(relay, replica=ray.serve.get_replica_context().replica_id.unique_id)
-        hardening.open_replica(plan.host, server_credentials(plan.tls) if plan.tls else None)
+        hardening.open_replica(plan.host, partial(server_credentials, plan.tls) if plan.tls else None)
         registry = Registry(plan.registry)
         self._models = Models(choice.name for choice in plan.models)
         self.servicer = Servicer(self._models, Gate(TokensFile(plan.tokens).current if plan.tokens else None))

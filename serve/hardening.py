@@ -134,8 +134,11 @@ def hear_daemons(tell: Callable[[str], None]) -> None:
     worker.print_to_stdstream = print_to_stdstream
 
 
-def open_replica(host: str, credentials: Any | None = None) -> None:
-    """Say how the gRPC server that Serve starts in this process listens, before it starts: on `host` alone, and with TLS if asked."""
+def open_replica(host: str, credentials: Callable[[], Any] | None = None) -> None:
+    """Say how the gRPC server that Serve starts in this process listens, before it starts: on `host` alone, and with TLS if asked.
+
+    `credentials` makes them anew for each port that Serve tries, until it finds a free one.
+    """
     from ray.serve._private import default_impl, grpc_util  # noqa: PLC0415 - codec and client reach this package without ray
 
     plain: Callable[[Any, str], None] = default_impl.add_grpc_address
@@ -147,7 +150,7 @@ def open_replica(host: str, credentials: Any | None = None) -> None:
         if credentials is None:
             plain(server, ours)
         else:
-            server.add_secure_port(ours, credentials)
+            server.add_secure_port(ours, credentials())
 
     default_impl.add_grpc_address = add_grpc_address
     grpc_util.gRPCGenericServer = _exclusive(grpc_util.gRPCGenericServer)

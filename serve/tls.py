@@ -74,7 +74,7 @@ def check(files: TlsFiles) -> None:
 
 
 def server_credentials(files: TlsFiles) -> Any:
-    """The files as grpc.ServerCredentials; every new connection gets them as they are by then.
+    """The files as grpc.ServerCredentials for one port; every new connection gets them as they are by then.
 
     With a client CA, a client without a certificate of it is turned away. Files that were changed to what cannot be used are not
     taken: connections get those of before.

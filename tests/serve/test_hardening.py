@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-import trustme
 from grpc.aio._server import Server
 
 from protos import open_inference_pb2 as pb
@@ -25,6 +24,8 @@ from serve.plan import Plan
 from serve.routes import MAX_METADATA_BYTES, PUBLIC_DEADLINE
 from serve.security import Gate, Tokens, digest_of
 from serve.servicer import Servicer
+from serve.tls import TlsFiles, server_credentials
+from tests.certificates import issue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
@@ -258,21 +259,19 @@ def test_a_replica_keeps_our_limits(natively: bool) -> None:
 
 
 @NATIVELY
-def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool) -> None:
-    authority = trustme.CA()
-    pair = authority.issue_cert("localhost", "127.0.0.1")
-    credentials = grpc.ssl_server_credentials(
-        [(pair.private_key_pem.bytes(), b"".join(blob.bytes() for blob in pair.cert_chain_pems))]
-    )
-    hardening.open_replica("127.0.0.1", credentials)
+def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool, tmp_path: Path) -> None:
+    issued = issue(tmp_path)
+    files = TlsFiles(issued.server, issued.server_key)
+    hardening.open_replica("127.0.0.1", lambda: server_credentials(files))
     hardening.answer_with(Servicer(Models(["double"])), natively=natively)
 
     async def story(_: Any, port: int) -> None:
-        trusting = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        trusting = issued.channel_credentials(client=False)
         assert listening_on(port) == {"127.0.0.1"}
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trusting) as channel:
             await channel.unary_unary(READY)(b"", timeout=10)
         assert await code_of(port, READY) is grpc.StatusCode.UNAVAILABLE
+        default_impl.add_grpc_address(grpc.aio.server(), "[::]:0")  # as Serve does again where a port is taken
 
     with_serves_server(story)
 
