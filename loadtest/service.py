@@ -12,13 +12,9 @@ from serve.connection import Connection
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),  # a call that gRPC sent again by itself would hide an error
-    ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own two minutes would outlast a service that restarts
 )
 _ASK_TIMEOUT_S = 5.0
 _TARGET = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})")

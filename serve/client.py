@@ -26,10 +26,6 @@ MAX_MESSAGE_BYTES = 64 << 20
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.enable_http_proxy", 0),  # a proxy for the web is none for this
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # gRPC's own two minutes would outlast a server that restarts
 )
 _INFERENCE = "/inference.GRPCInferenceService/"
 

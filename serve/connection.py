@@ -12,6 +12,13 @@ from serve.security import AUTHORIZATION, is_loopback
 
 Options = tuple[tuple[str, int | str], ...]
 
+_LASTING: Options = (
+    ("grpc.enable_http_proxy", 0),  # a proxy for the web is none for this
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # gRPC's own two minutes would outlast a server that restarts
+    # What an attempt to connect may take, whatever the name says; by default gRPC takes the backoff for that, too.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+)
 _IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 _LOCAL_SCHEMES = ("unix:", "unix-abstract:")
 
@@ -90,6 +97,7 @@ class Connection(Struct, frozen=True):
 
     def _open(self, library: Any, options: Options) -> Any:
         target = self.address
+        options = (*_LASTING, *options)
         if len(self._hosts) > 1:
             target = f"ipv{_version(self._hosts[0])}:{self.address}"
             # Certificates are held against the authority, which is one for all replicas of a service.

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import inspect
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,13 +193,16 @@ def test_several_replicas_are_called_in_turn_past_one_that_is_gone(
     ask: Ask, registry: Registry, tmp_path: Path, encrypted: bool
 ) -> None:
     files = issue(tmp_path)
-    options = {"credentials": tls.server_credentials(TlsFiles(files.server, files.server_key))} if encrypted else {}
     ca = files.ca if encrypted else None
+
+    def replica() -> contextlib.AbstractContextManager[str]:
+        credentials = tls.server_credentials(TlsFiles(files.server, files.server_key)) if encrypted else None
+        return running(registry, credentials=credentials)
 
     def name(connection: Connection) -> str:
         return ask(connection, "infer", "pair", {"x": X}).model
 
-    with running(registry, **options) as first, running(registry, **options) as second:
+    with replica() as first, replica() as second:
         assert name(Connection(f"{first},{second}", ca=ca)) == "pair"
         assert name(Connection(f"127.0.0.1:1,{second}", ca=ca)) == "pair"
 
@@ -255,3 +259,40 @@ def test_attempts_can_be_limited() -> None:
         with Client(script.address, max_attempts=2) as client, pytest.raises(grpc.RpcError):
             client.infer("m", {"x": X})
         assert len(script.calls) == 2
+
+
+@contextlib.contextmanager
+def far_away(address: str, delay_s: float) -> Iterator[str]:
+    """The same server, behind a link on which everything takes so long."""
+    host, port = address.split(":")
+    links: list[socket.socket] = []
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                time.sleep(delay_s)
+                sink.sendall(data)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.create_connection((host, int(port)))
+                links.extend((near, far))
+                pool.submit(pass_on, near, far)
+                pool.submit(pass_on, far, near)
+
+    with ThreadPoolExecutor(9) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
+        pool.submit(accept)
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for held in (listener, *links):
+                with contextlib.suppress(OSError):
+                    held.shutdown(socket.SHUT_RDWR)
+            for link in links:
+                link.close()
+
+
+def test_a_server_that_is_far_away_is_reached_at_the_first_attempt(address: str) -> None:
+    with far_away(address, 0.2) as distant, Client(distant, max_attempts=1) as client:
+        assert client.metadata("identity").name == "identity"
