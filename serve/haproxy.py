@@ -28,6 +28,7 @@ _BUFFER_BYTES = 64 << 10  # holds the metadata that a replica refuses, and all t
 _MAX_DESCRIPTORS = 20_000
 _CORES_A_THREAD = 4  # passing on a call takes a fraction of answering it
 _CHECK_TIMEOUT_S = 30
+_MAX_SILENCE_S = 60
 _STOP_TIMEOUT_S = 5
 _MIN_LIFE_S = 1.0  # it is not started more often
 _BACKLOG = 1024
@@ -103,7 +104,7 @@ def configuration(bind: str, replicas: Sequence[str], folder: Path, threads: int
         "    timeout connect 2s",
         "    timeout http-request 30s",
         "    timeout http-keep-alive 1h",  # a connection may idle, as those of gRPC do
-        "    timeout client 1h",
+        f"    timeout client {_MAX_SILENCE_S}s",  # where it is the client's turn: no call is under way, and none was made yet
         "    timeout server 1h",
         "    timeout check 5s",
         "    option clitcpka",

@@ -13,13 +13,17 @@ import h2.events
 import numpy as np
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from optimize.errors import UserError
 from optimize.registry import Registry
 from serve import haproxy, ports
 from serve.client import Client
+from serve.connection import Connection
 from serve.hosting import Models
 from serve.plan import Front
+from serve.tls import TlsFiles
+from tests.certificates import issue
 from tests.published import publish, scale
 from tests.serving import Bare, bare
 
@@ -199,3 +203,22 @@ def test_nothing_but_the_one_address_is_opened(registry: Registry, tmp_path: Pat
         unix = [connection for connection in process.net_connections("unix") if connection.laddr]
         assert {(found.ip, found.port) for found in listening} == {(front.host, front.port)}
         assert unix == []
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_who_says_nothing_is_cut_off_and_who_waits_for_an_answer_is_not(
+    registry: Registry, front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
+) -> None:
+    monkeypatch.setattr(haproxy, "_MAX_SILENCE_S", 1)
+    certificates = issue(tmp_path / "certificates")
+    if encrypted:
+        front = Front(front.host, front.port, TlsFiles(certificates.server, certificates.server_key))
+    connection = Connection(address(front), ca=certificates.ca if encrypted else None)
+    with server(registry) as one, haproxy.fronting(front, [one.address], tmp_path), connection.channel(()) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        with socket.create_connection((front.host, front.port), timeout=20) as silent:
+            assert silent.recv(1) == b""
+        time.sleep(1)  # longer than anyone may be silent
+        one.run(drain(one))
+        assert [answer.status for answer in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
