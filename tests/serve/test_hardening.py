@@ -191,7 +191,9 @@ def one_token() -> Tokens:
 async def code_of(port: int, path: str, token: str = "", message: bytes = b"") -> grpc.StatusCode:
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.stream_unary(path)(iter([message]), metadata=metadata, timeout=10)
+        call = channel.unary_unary(path)(
+            message, metadata=metadata, timeout=10
+        )  # streamed, a refusal could race with it
         return await call.code()
 
 
