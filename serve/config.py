@@ -14,7 +14,7 @@ import msgspec
 from optimize.errors import UserError
 from optimize.manifest import Manifest, OperatingPoint
 from serve import scaling
-from serve.hosting import DEFAULT_TIMEOUT_S, QUEUED_BATCHES
+from serve.hosting import DEFAULT_TIMEOUT_S, queued_rows
 from serve.plan import Plan
 from serve.routes import MAX_MESSAGE_BYTES
 
@@ -73,7 +73,7 @@ def sized(manifests: Sequence[Manifest], replicas: int = 1, max_replicas: int | 
             f"--max-replicas is {max_replicas}, but the declared throughput takes {count}; raise it, or leave it out"
         )
     queued = sum(_calls_per_s(manifest) * _p99_s(manifest) for manifest in manifests) * count
-    ongoing = sum((QUEUED_BATCHES + _instances(one)) * one.signature.max_batch for one in manifests)
+    ongoing = sum(queued_rows(one.signature) + _instances(one) * one.signature.max_batch for one in manifests)
     return Sizing(
         replicas=count,
         max_replicas=max_replicas or count,

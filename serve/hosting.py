@@ -12,7 +12,7 @@ import numpy as np
 
 from optimize.errors import ArtifactError, InputError
 from optimize.machine import cores, describe
-from optimize.manifest import Manifest
+from optimize.manifest import Manifest, Signature
 from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batcher import Batcher, BatcherOptions, Rejected
@@ -27,7 +27,10 @@ DEFAULT_TIMEOUT_S = 30.0
 """How long a call without a deadline may take."""
 
 QUEUED_BATCHES = 32
-"""Full batches that may wait per model before callers are told to come again."""
+"""Full batches that may wait per model before callers are told to come again, but always as many as ..."""
+
+QUEUED_ROWS = 1024
+"""... so many rows, since small batches of a light model are worked off before the next burst of calls has been read."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> A
     signature = manifest.signature
     options = BatcherOptions(
         max_batch=signature.max_batch,
-        max_queue_rows=QUEUED_BATCHES * signature.max_batch,
+        max_queue_rows=queued_rows(signature),
         default_timeout_s=DEFAULT_TIMEOUT_S,
     )
     stack = contextlib.ExitStack()
@@ -94,6 +97,11 @@ async def opened(registry: Registry, manifest: Manifest, replicas: int = 1) -> A
             yield Hosted(manifest, batcher, proved.measured_here, proved.probe, proved.raw)
     finally:
         await asyncio.to_thread(stack.close)
+
+
+def queued_rows(signature: Signature) -> int:
+    """Rows that may wait for a model."""
+    return max(QUEUED_BATCHES * signature.max_batch, QUEUED_ROWS)
 
 
 def session_count(manifest: Manifest, replicas: int) -> int:

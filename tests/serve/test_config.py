@@ -19,6 +19,7 @@ from protos import open_inference_pb2_grpc
 from serve import codec, config
 from serve.choices import Choice
 from serve.client import Client
+from serve.hosting import QUEUED_ROWS
 from serve.plan import Plan, Route
 from serve.scaling import BUSY_SHARE, DRAIN_S
 from serve.tls import TlsFiles
@@ -66,14 +67,14 @@ def test_models_add_up_and_more_may_be_asked_for(manifest: Manifest) -> None:
 def test_queues_are_bounded_by_what_can_be_answered_in_time(manifest: Manifest) -> None:
     sizing = config.sized([declaring(manifest, 70.0)])
     assert sizing.max_queued == 20, "100 a second for 0.2 s"
-    assert sizing.max_ongoing == (config.QUEUED_BATCHES + 2) * MAX_BATCH
+    assert sizing.max_ongoing == QUEUED_ROWS + 2 * MAX_BATCH
     assert sizing.cores == 2
     assert sizing.drain_s > config.DEFAULT_TIMEOUT_S
 
 
 def test_without_a_measurement_queues_are_bounded_all_the_same(manifest: Manifest) -> None:
     sizing = config.sized([manifest])
-    assert sizing.max_queued == sizing.max_ongoing == (config.QUEUED_BATCHES + 1) * MAX_BATCH
+    assert sizing.max_queued == sizing.max_ongoing == QUEUED_ROWS + MAX_BATCH
 
 
 def test_more_replicas_as_the_load_grows(manifest: Manifest) -> None:

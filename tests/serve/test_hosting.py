@@ -15,7 +15,7 @@ from optimize.machine import describe
 from optimize.manifest import Golden, Machine, Manifest, encode
 from optimize.registry import Registry
 from optimize.runtime.batcher import Closed, QueueFull
-from serve.hosting import Hosted, Models
+from serve.hosting import QUEUED_BATCHES, QUEUED_ROWS, Hosted, Models, queued_rows
 from serve.status import Refused
 from tests.published import publish, scale
 
@@ -234,3 +234,11 @@ def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Re
         assert models.refusal(7.0) is None
     refusals["a"][0] = refusals["b"][0] = full
     assert models.refusal(7.0) is full
+
+
+def test_a_queue_holds_full_batches_and_never_few_rows(manifest: Manifest) -> None:
+    def bound(largest: int) -> int:
+        dims = {"batch": msgspec.structs.replace(manifest.signature.dims["batch"], max=largest)}
+        return queued_rows(msgspec.structs.replace(manifest.signature, dims=dims))
+
+    assert [bound(largest) for largest in (1, 32, 100)] == [QUEUED_ROWS, QUEUED_ROWS, 100 * QUEUED_BATCHES]
