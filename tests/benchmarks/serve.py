@@ -243,17 +243,23 @@ def before_and_after(subject: Subject, scale: Scale) -> None:
     request = request_of(subject)
     body = models.as_json(subject.row)
     eager = ("eager", subject.registry.place, subject.manifest.model)
-    with service(subject) as after, process("serve_rivals", *eager) as before:
-        over_http = partial(clients.http_caller, before.address, body)
-        over_grpc = partial(clients.grpc_caller, after.address, request, insist=True)
-        for name, caller in (("before: eager FP32, JSON over HTTP", over_http), ("after: gRPC", over_grpc)):
-            waiting, at_once = asyncio.run(_both(caller, scale))
-            for load, ends in ((f"{CONCURRENT} callers", waiting), (f"{scale.burst} at once", at_once)):
-                print(
-                    f"e  {name}, {load}: p50 {ends.percentile_ms(50):.1f} ms, p99 {ends.percentile_ms(99):.1f} ms,"
-                    f" {ends.rate:.0f} answers/s  {dict(ends.codes)}",
-                    flush=True,
-                )
+    # One after the other: the first goes on working for callers that have given up.
+    with process("serve_rivals", *eager) as before:
+        _print_both("before: eager FP32, JSON over HTTP", partial(clients.http_caller, before.address, body), scale)
+    with service(subject) as after:
+        _print_both("after: gRPC", partial(clients.grpc_caller, after.address, request, insist=True), scale)
+
+
+def _print_both(
+    name: str, caller: Callable[[], contextlib.AbstractAsyncContextManager[clients.Call]], scale: Scale
+) -> None:
+    waiting, at_once = asyncio.run(_both(caller, scale))
+    for load, ends in ((f"{CONCURRENT} callers", waiting), (f"{scale.burst} at once", at_once)):
+        print(
+            f"e  {name}, {load}: p50 {ends.percentile_ms(50):.1f} ms, p99 {ends.percentile_ms(99):.1f} ms,"
+            f" {ends.rate:.0f} answers/s  {dict(ends.codes)}",
+            flush=True,
+        )
 
 
 async def _both(
