@@ -202,9 +202,6 @@ class _Unwrapped:
         self._server.generic_rpc_handlers.append(handlers)
         Server.add_generic_rpc_handlers(self._server, handlers)
 
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        Server.add_registered_method_handlers(self._server, service, handlers)
-
 
 class _OneApplication:
     """gRPC's context without the metadata that asks for an application: there is one, and Serve tells of others in its own words."""

@@ -25,7 +25,6 @@ def add_reflection(gate: Gate, server: Any) -> None:
     for service in SERVICES:
         handlers = {_METHOD: _handler(gate, described, f"/{service}/{_METHOD}")}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        server.add_registered_method_handlers(service, handlers)
 
 
 def _handler(gate: Gate, described: Any, path: str) -> grpc.RpcMethodHandler:
