@@ -57,6 +57,11 @@ def environment(plan: Plan) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
         # Ray's own daemons then listen on loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ten looks a second at a service where nothing happens cost a hundredth of a core and more.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+        # Nobody reads Ray's metrics, nor Serve's: a replica tells its own.
+        "RAY_enable_metrics_collection": "0",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
         # The driver asks replicas to drain from a thread without an event loop.
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
         # Only processes of this service may talk to its Ray.
