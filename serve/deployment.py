@@ -11,7 +11,7 @@ import ray.serve
 from ray.serve.exceptions import RayServeException
 
 from optimize.registry import Registry
-from serve import footprint, hardening, logs, metrics
+from serve import footprint, hardening, logs, metrics, turns
 from serve.checkup import Checkup
 from serve.hosting import Models
 from serve.load import LoadMeter
@@ -35,6 +35,8 @@ class ModelServer(PublicMethods):
     async def __init__(self, plan: Plan, relay: Path | None) -> None:  # type: ignore[misc] # Serve awaits an async constructor
         began = time.monotonic()
         logs.begin(relay, replica=ray.serve.get_replica_context().replica_id.unique_id)
+        turns.take_turns()
+        turns.accept_together()
         hardening.open_replica(plan.host, partial(server_credentials, plan.tls) if plan.tls else None)
         registry = Registry(plan.registry)
         self._models = Models(choice.name for choice in plan.models)
