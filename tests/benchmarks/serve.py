@@ -13,7 +13,6 @@ models of that registry. Client and server share the machine's cores, so run it 
 """
 
 import argparse
-import asyncio
 import contextlib
 import select
 import statistics
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import grpc
 import psutil
+import uvloop
 
 from optimize.runtime.session import instances
 from serve import codec
@@ -38,6 +38,7 @@ from tests.benchmarks import serve_models as models
 from tests.benchmarks.serve_clients import Ends
 from tests.benchmarks.serve_models import Subject
 from tests.benchmarks.serve_start import start
+from tests.benchmarks.serve_wire import caller
 from tests.serving import served
 
 CONCURRENT = 64
@@ -74,10 +75,10 @@ class Server:
         """So many callers that each wait for their answer."""
 
         async def run() -> Ends:
-            async with clients.grpc_caller(self.address, request) as call:
+            async with caller(self.address, request) as call:
                 return await clients.closed(call, concurrent, duration_s)
 
-        return _all_answered(asyncio.run(run()))
+        return _all_answered(uvloop.run(run()))
 
 
 def _all_answered(ends: Ends) -> Ends:
@@ -214,12 +215,12 @@ def overload(subject: Subject, scale: Scale) -> None:
         for name, server in (("ours", ours), ("@serve.batch", batch)):
             server.closed(request, CONCURRENT, scale.warm_up_s)
             sustained = server.closed(request, CONCURRENT, 2 * scale.block_s).rate
-            ends = asyncio.run(_offered(server.address, request, 2 * sustained, scale.overload_s, deadline_s))
+            ends = uvloop.run(_offered(server.address, request, 2 * sustained, scale.overload_s, deadline_s))
             _print_overload(f"{name}, {subject.described}", ends, sustained, deadline_s)
 
 
 async def _offered(address: str, request: bytes, rate: float, duration_s: float, deadline_s: float) -> Ends:
-    async with clients.grpc_caller(address, request) as call:
+    async with caller(address, request) as call:
         return await clients.offered(call, rate, duration_s, deadline_s)
 
 
@@ -253,7 +254,7 @@ def before_and_after(subject: Subject, scale: Scale) -> None:
 def _print_both(
     name: str, caller: Callable[[], contextlib.AbstractAsyncContextManager[clients.Call]], scale: Scale
 ) -> None:
-    waiting, at_once = asyncio.run(_both(caller, scale))
+    waiting, at_once = uvloop.run(_both(caller, scale))
     for load, ends in ((f"{CONCURRENT} callers", waiting), (f"{scale.burst} at once", at_once)):
         print(
             f"e  {name}, {load}: p50 {ends.percentile_ms(50):.1f} ms, p99 {ends.percentile_ms(99):.1f} ms,"
