@@ -7,7 +7,7 @@ called once per execution, with all its answers. The model never runs on the loo
 What a caller may be told instead of an answer:
 
     Rejected
-    ├── QueueFull          too many rows wait; try again in `retry_after_s`
+    ├── QueueFull          too many rows wait; try again in `retry_after_s`, when those refused before have been answered, too
     ├── DeadlineExceeded   cannot be met (never run), ended in the queue (never run), or ended while it ran
     └── Closed             draining or closed
 """
@@ -27,6 +27,7 @@ from typing import NamedTuple, NoReturn, Self
 
 from optimize.errors import ProveserveError
 from optimize.manifest import Signature
+from optimize.runtime.appointments import Appointments
 from optimize.runtime.counters import Counters, Outcome
 from optimize.runtime.curve import Curve
 from optimize.runtime.forecast import Forecast
@@ -154,6 +155,7 @@ class Batcher:
         self._queue: Queue[_Call] = Queue(
             self._forecast, joinable=signature.batchable, slots=len(sessions), ageing_s=options.ageing_s
         )
+        self._appointments = Appointments(options.default_timeout_s)
         self._sequence = itertools.count()
         # Guards the queue, the slots and what is counted per execution: all that the workers share with the loop.
         self._lock = threading.Lock()
@@ -227,7 +229,7 @@ class Batcher:
             if self._idle:
                 return None
             if self._queue.rows >= self.options.max_queue_rows:
-                return self._queue_full(1, self._remaining_s(now))
+                return self._queue_full(1, now, self._remaining_s(now))
         if deadline is None:
             deadline = now + self.options.default_timeout_s
         return None if soonest is None or deadline >= soonest else _infeasible(deadline - now, soonest - now)
@@ -316,7 +318,7 @@ class Batcher:
         remaining_s = self._remaining_s(now)
         if self._queue.rows + call.rows > self.options.max_queue_rows:
             self.counters.calls["queue_full"] += 1
-            raise self._queue_full(call.rows, remaining_s)
+            raise self._queue_full(call.rows, now, remaining_s)
         needed_s = MARGIN * self._queue.answer_s(call, remaining_s)
         if now + needed_s > call.deadline:
             if call.rows == 1 and call.priority <= 0:
@@ -327,10 +329,12 @@ class Batcher:
     def _remaining_s(self, now: float) -> list[float]:
         return [max(0.0, slot.busy_until - now) for slot in self._slots]
 
-    def _queue_full(self, rows: int, remaining_s: Sequence[float]) -> QueueFull:
-        retry_after_s = max(self._queue.drain_s(remaining_s), MIN_RETRY_AFTER_S)
+    def _queue_full(self, rows: int, now: float, remaining_s: Sequence[float]) -> QueueFull:
+        waiting = self._queue.rows
+        drained_s = max(self._queue.drain_s(remaining_s), MIN_RETRY_AFTER_S)
+        retry_after_s = self._appointments.after_s(now, drained_s, rows * drained_s / max(waiting, 1))
         return QueueFull(
-            f"{self._queue.rows} rows wait, and {rows} more would exceed {self.options.max_queue_rows};"
+            f"{waiting} rows wait, and {rows} more would exceed {self.options.max_queue_rows};"
             f" try again in {retry_after_s:.3f} s",
             retry_after_s,
         )

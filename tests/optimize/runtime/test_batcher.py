@@ -385,10 +385,14 @@ async def _the_queue_is_bounded():
         with pytest.raises(QueueFull, match="6 rows wait, and 1 more would exceed 6") as refused:
             await batcher.submit(request(9), 1)
         # What runs (3 rows) and the share that 6 rows have of a full batch.
-        assert refused.value.retry_after_s == pytest.approx(cost_s(3) + 6 / 8 * cost_s(8))
+        drained_s = cost_s(3) + 6 / 8 * cost_s(8)
+        assert refused.value.retry_after_s == pytest.approx(drained_s)
+        with pytest.raises(QueueFull) as refused:
+            await batcher.submit(request(9), 1)
+        assert refused.value.retry_after_s == pytest.approx(drained_s + drained_s / 6), "after the one before"
         session.release(2)
         await asyncio.gather(*tasks)
-        assert batcher.counters.calls["queue_full"] == 1
+        assert batcher.counters.calls["queue_full"] == 2
 
 
 def test_the_queue_is_bounded_in_rows_and_tells_when_to_come_back():
