@@ -35,7 +35,9 @@ _BACKLOG = 1024
 _CONFIGURATION = "haproxy.cfg"
 _CHAIN = "haproxy-chain.pem"
 _CLIENT_CA = "haproxy-client-ca.pem"
+_UNIMPLEMENTED = 12
 _UNAVAILABLE = 14
+_ENCODINGS = ("identity", "deflate", "gzip")  # that gRPC knows
 
 _GONE = "the replica that had this call is gone; call again"
 OWN_REPLIES = {500: _GONE, 502: _GONE, 503: "no replica answers; call again", 504: _GONE}
@@ -118,6 +120,7 @@ def configuration(bind: str, replicas: Sequence[str], folder: Path, threads: int
         *(f"    errorfile {code} {folder / f'{code}.http'}" for code in OWN_REPLIES),
         "frontend calls",
         f"    bind {bind}",
+        f"    {_refusing_unknown_encodings()}",
         "    default_backend replicas",
         "backend replicas",
         "    balance leastconn",
@@ -131,6 +134,16 @@ def configuration(bind: str, replicas: Sequence[str], folder: Path, threads: int
         *(f"    server replica-{index} {address} proto h2" for index, address in enumerate(replicas)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _refusing_unknown_encodings() -> str:
+    """What gRPC's standard wants said of them; its C core, in the replica, would say INTERNAL."""
+    text = "the encoding of the message is not known here; use one of grpc-accept-encoding"
+    return (
+        f"http-request return status 200 content-type application/grpc hdr grpc-status {_UNIMPLEMENTED}"
+        f' hdr grpc-message "{text}" hdr grpc-accept-encoding {",".join(_ENCODINGS)}'
+        f" if {{ req.hdr(grpc-encoding) -m found }} !{{ req.hdr(grpc-encoding) {' '.join(_ENCODINGS)} }}"
+    )
 
 
 def reply(text: str) -> str:
