@@ -332,7 +332,9 @@ class Batcher:
     def _queue_full(self, rows: int, now: float, remaining_s: Sequence[float]) -> QueueFull:
         waiting = self._queue.rows
         drained_s = max(self._queue.drain_s(remaining_s), MIN_RETRY_AFTER_S)
-        retry_after_s = self._appointments.after_s(now, drained_s, rows * drained_s / max(waiting, 1))
+        # By the promise: how slow executions are during a burst says little of the time when those who came in it come again.
+        takes_s = rows * (MARGIN * self._queue.row_s or drained_s)
+        retry_after_s = self._appointments.after_s(now, drained_s, takes_s)
         return QueueFull(
             f"{waiting} rows wait, and {rows} more would exceed {self.options.max_queue_rows};"
             f" try again in {retry_after_s:.3f} s",

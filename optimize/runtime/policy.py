@@ -117,6 +117,11 @@ class Queue(Generic[W]):
         """Predicted seconds until all that runs and waits now is done."""
         return (sum(remaining_s) + self._all.work_s * self._forecast.slowdown) / self._slots
 
+    @property
+    def row_s(self) -> float:
+        """Seconds that each row which waits takes of the slots together, as long as executions take what was promised."""
+        return self._all.work_s / self._slots / self._all.rows if self._all.rows else 0.0
+
     def _head(self, now: float) -> W:
         urgent = self._all.requests[0]
         self._since_aged += 1

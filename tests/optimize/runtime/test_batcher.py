@@ -389,7 +389,7 @@ async def _the_queue_is_bounded():
         assert refused.value.retry_after_s == pytest.approx(drained_s)
         with pytest.raises(QueueFull) as refused:
             await batcher.submit(request(9), 1)
-        assert refused.value.retry_after_s == pytest.approx(drained_s + drained_s / 6), "after the one before"
+        assert refused.value.retry_after_s == pytest.approx(drained_s + MARGIN * cost_s(8) / 8), "after the one before"
         session.release(2)
         await asyncio.gather(*tasks)
         assert batcher.counters.calls["queue_full"] == 2
