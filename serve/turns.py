@@ -25,9 +25,8 @@ def take_turns() -> None:
     """
     if sys.platform == "linux":
         for thread in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(
-                ProcessLookupError, PermissionError
-            ):  # it has ended, or some containers allow no such call
+            # It may have ended, and some containers allow no such call.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
 
 

@@ -35,10 +35,10 @@ from serve import codec
 from serve.metrics import Calls
 from tests.benchmarks import serve_clients as clients
 from tests.benchmarks import serve_models as models
+from tests.benchmarks import serve_wire as wire
 from tests.benchmarks.serve_clients import Ends
 from tests.benchmarks.serve_models import Subject
 from tests.benchmarks.serve_start import start
-from tests.benchmarks.serve_wire import caller
 from tests.serving import served
 
 CONCURRENT = 64
@@ -75,7 +75,7 @@ class Server:
         """So many callers that each wait for their answer."""
 
         async def run() -> Ends:
-            async with caller(self.address, request) as call:
+            async with wire.caller(self.address, request) as call:
                 return await clients.closed(call, concurrent, duration_s)
 
         return _all_answered(uvloop.run(run()))
@@ -220,7 +220,7 @@ def overload(subject: Subject, scale: Scale) -> None:
 
 
 async def _offered(address: str, request: bytes, rate: float, duration_s: float, deadline_s: float) -> Ends:
-    async with caller(address, request) as call:
+    async with wire.caller(address, request) as call:
         return await clients.offered(call, rate, duration_s, deadline_s)
 
 
@@ -266,7 +266,7 @@ def _print_both(
 async def _both(
     caller: Callable[[], contextlib.AbstractAsyncContextManager[clients.Call]], scale: Scale
 ) -> tuple[Ends, Ends]:
-    async with caller() as call:
+    async with wire.caller() as call:
         await clients.closed(call, CONCURRENT, scale.warm_up_s)
         return await clients.closed(call, CONCURRENT, 2 * scale.block_s), await clients.burst(call, scale.burst)
 

@@ -1,6 +1,8 @@
 """What an operator has of a running service: metrics, a log, and replicas that are replaced when they are sick."""
 
 import json
+import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -170,6 +172,13 @@ def test_calls_that_go_well_are_not_logged(service: Served) -> None:
     until(lambda: len([line for line in service.output if line.startswith("{")]) > lines)
     added = [json.loads(line) for line in service.output if line.startswith("{")][lines:]
     assert {line["event"] for line in added} == {"call_failed"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's scheduler")
+def test_every_thread_of_a_replica_takes_turns(service: Served) -> None:
+    """Those of gRPC, too, which Serve starts after our own part."""
+    (replica,) = [one for one in service.family() if one.cmdline()[0].startswith("ray::ServeReplica")]
+    assert {os.sched_getscheduler(thread.id) for thread in replica.threads()} == {os.SCHED_BATCH}
 
 
 def test_memory_is_told_against_the_budgets(service: Served) -> None:
