@@ -64,6 +64,7 @@ TRACEPARENT_KEY = "traceparent"
 _MAX_LOGGED = 128  # characters of what a client chose
 
 _INFER = "ModelInfer"
+_NO_MESSAGE = health_pb2.HealthCheckRequest()
 
 _MODEL_FIELDS = ("model_name", "name", "service")
 
@@ -170,7 +171,9 @@ class _Running:
     async def receive(self, context: grpc.aio.ServicerContext, call: Call) -> Message:
         """The request of a call that may be made, once it has arrived."""
         grant = admitted(self._servicer, self._rpc, context, call)
-        return self.parse(await received(context), grant)
+        raw = await received(context)
+        turn_down(self._servicer, self._rpc, call)  # again: of those that came with it, some were taken
+        return self.parse(raw, grant)
 
     def parse(self, raw: bytes, grant: Grant) -> Message:
         """The request of these bytes, where it is granted."""
@@ -213,7 +216,8 @@ def _unary(servicer: Servicer, rpc: Rpc) -> Callable[..., Coroutine[Any, Any, Me
                 call = Call(deadline_of(context))
                 return await getattr(servicer, rpc.name)(await running.receive(context, call), call)
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                await abort(context, running.fail(error))
+                refuse(context, running.fail(error))
+                return _NO_MESSAGE
 
     return answer
 
@@ -226,7 +230,7 @@ def _stream(servicer: Servicer, rpc: Rpc) -> Callable[..., AsyncIterator[Message
                 async for message in getattr(servicer, rpc.name)(await running.receive(context, call), call):
                     yield message
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                await abort(context, running.fail(error))
+                refuse(context, running.fail(error))
 
     return answers
 
@@ -246,9 +250,8 @@ def _forwarded(rpc: Rpc) -> Callable[..., Any]:
                 parsed = running.parse(request, grant)
                 return await getattr(self.servicer, rpc.name)(parsed, Call(PUBLIC_DEADLINE.get()))
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                # A returned empty message carries the status and its trailing metadata out; a raised exception would lose the latter.
-                _refuse(grpc_context, running.fail(error))
-                return health_pb2.HealthCheckRequest()
+                refuse(grpc_context, running.fail(error))
+                return _NO_MESSAGE
 
     async def answers(self: PublicMethods, request: bytes, grpc_context: PublicContext) -> AsyncIterator[Message]:
         with _Running(self.servicer, rpc, grpc_context) as running:
@@ -258,7 +261,7 @@ def _forwarded(rpc: Rpc) -> Callable[..., Any]:
                 async for message in getattr(self.servicer, rpc.name)(parsed, Call(PUBLIC_DEADLINE.get())):
                     yield message
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                _refuse(grpc_context, running.fail(error))
+                refuse(grpc_context, running.fail(error))
 
     return answers if rpc.streams else answer
 
@@ -274,7 +277,7 @@ Behaviour = Callable[[bytes, Any], Any]
 def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callable[..., Any]:
     """What lets a call through to Serve's public route; without a servicer, as in a proxy, the replica asks for the token."""
 
-    async def receive(context: grpc.aio.ServicerContext) -> Any:
+    async def receive(context: grpc.aio.ServicerContext) -> bytes | None:
         deadline = deadline_of(context)
         PUBLIC_DEADLINE.set(deadline)
         try:
@@ -285,14 +288,18 @@ def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callabl
             found = status.of(error)
             if servicer is not None:
                 servicer.calls.end(rpc.name, "", found.code)
-            await abort(context, found)
+            refuse(context, found)
+            return None
 
     async def answer(_: object, context: grpc.aio.ServicerContext) -> Any:
-        return await by_serve(await receive(context), context)
+        raw = await receive(context)
+        return b"" if raw is None else await by_serve(raw, context)
 
     async def answers(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        async for message in by_serve(await receive(context), context):
-            yield message
+        raw = await receive(context)
+        if raw is not None:
+            async for message in by_serve(raw, context):
+                yield message
 
     return answers if rpc.streams else answer
 
@@ -305,10 +312,24 @@ def admitted(servicer: Servicer, rpc: Rpc, context: grpc.aio.ServicerContext, ca
         Rejected: It asks for a prediction, and no model could make one in time, whatever the message says.
     """
     grant = servicer.gate.admit(rpc.path, context.invocation_metadata())
+    turn_down(servicer, rpc, call)
+    return grant
+
+
+def turn_down(servicer: Servicer, rpc: Rpc, call: Call) -> None:
+    """Refuse to look at a call's message where no model could answer it in time, whatever it says.
+
+    Raises:
+        Rejected: It asks for a prediction, and none can be made.
+    """
     if rpc.name == _INFER and (refusal := servicer.models.refusal(call.deadline)) is not None:
         servicer.calls.unread += 1
-        raise refusal
-    return grant
+        try:
+            raise refusal
+        finally:
+            del (
+                refusal
+            )  # it holds this frame, which would hold it: more work for the garbage collector than the call itself
 
 
 async def received(context: grpc.aio.ServicerContext) -> bytes:
@@ -340,15 +361,15 @@ def _traceparent(context: AnyContext) -> str:
     return str(next(found, ""))
 
 
-def _refuse(context: PublicContext, found: status.Status) -> None:
+def refuse(context: AnyContext, found: status.Status) -> None:
+    """Choose the status that a call ends with; its method then returns, with an empty message where it takes one.
+
+    On Serve's route an exception would lose the trailing metadata; and gRPC's own `abort`, which raises one, leaves what it has of the
+    call to the garbage collector.
+    """
     context.set_code(found.code)
     context.set_details(found.text)
     context.set_trailing_metadata(list(found.trailing_metadata))
-
-
-async def abort(context: grpc.aio.ServicerContext, found: status.Status) -> Any:
-    """End a call with a status."""
-    await context.abort(found.code, found.text, found.trailing_metadata)
 
 
 def _serialized(message: Message) -> bytes:

@@ -162,8 +162,8 @@ class Batcher:
         self._slots: list[Slot[_Call]] = [Slot(session, self._joining, clock) for session in sessions]
         self._idle: list[Slot[_Call]] = []
         self._threads: list[threading.Thread] = []
-        # When a smallest request, refused since the queue last shrank, would have been answered: till it shrinks, none does better.
-        self._soonest: float | None = None
+        # Of the single rows that came since a batch was last taken, the one that takes least time.
+        self._smallest: _Call | None = None
         self._open = False
         self._unsettled = 0
         self._running = 0
@@ -220,19 +220,24 @@ class Batcher:
             return [Execution(now - slot.began, slot.promised_s) for slot in self._slots if slot not in self._idle]
 
     def refusal(self, deadline: float | None) -> Rejected | None:
-        """Why any request that came now with this deadline would be refused, so that it need not be read; None where one may be taken.
+        """Why a request that came now with this deadline would be refused, so that it need not be read; None where it may be taken.
 
-        Not counted among the batcher's own refusals.
+        It is taken for a single row of priority 0, like the smallest that came lately. Not counted among the batcher's own refusals.
         """
         with self._lock:
-            now, soonest = self._clock(), self._soonest
             if self._idle:
                 return None
+            now = self._clock()
+            remaining_s = self._remaining_s(now)
             if self._queue.rows >= self.options.max_queue_rows:
-                return self._queue_full(1, now, self._remaining_s(now))
-        if deadline is None:
-            deadline = now + self.options.default_timeout_s
-        return None if soonest is None or deadline >= soonest else _infeasible(deadline - now, soonest - now)
+                return self._queue_full(1, now, remaining_s)
+            if (like := self._smallest) is None:
+                return None
+            if deadline is None:
+                deadline = now + self.options.default_timeout_s
+            unread = Waiting((0, deadline, next(self._sequence)), now, 1, like.group, like.shape, self._forecast)
+            needed_s = MARGIN * self._queue.answer_s(unread, remaining_s)
+        return None if now + needed_s <= deadline else _infeasible(deadline - now, needed_s)
 
     async def submit(
         self, inputs: Mapping[str, Array], rows: int, *, deadline: float | None = None, priority: int = 0
@@ -319,10 +324,10 @@ class Batcher:
         if self._queue.rows + call.rows > self.options.max_queue_rows:
             self.counters.calls["queue_full"] += 1
             raise self._queue_full(call.rows, now, remaining_s)
+        if call.rows == 1 and (self._smallest is None or call.alone_s < self._smallest.alone_s):
+            self._smallest = call
         needed_s = MARGIN * self._queue.answer_s(call, remaining_s)
         if now + needed_s > call.deadline:
-            if call.rows == 1 and call.priority <= 0:
-                self._soonest = now + needed_s
             self._refuse_infeasible(call, now, needed_s)
         self._queue.add(call)
 
@@ -352,7 +357,7 @@ class Batcher:
             call.timer = self._loop.call_later(call.deadline - now, self._expire, call)
             return
         with self._lock:
-            waited = self._discard(call)
+            waited = self._queue.discard(call)
         self._deliver([_expired(call) if waited else _late(call)])
 
     def _withdraw(self, call: _Call) -> None:
@@ -360,14 +365,10 @@ class Batcher:
         if not call.future.cancelled():
             return  # it was settled in the same moment
         with self._lock:
-            self._discard(call)
+            self._queue.discard(call)
         self.counters.calls["cancelled"] += 1
         self._release(call)
         self._notice_quiet()
-
-    def _discard(self, call: _Call) -> bool:
-        self._soonest = None
-        return self._queue.discard(call)
 
     def _deliver(self, settled: Sequence[_Settled]) -> None:
         """Hand answers and errors to their callers; who has gone or been refused meanwhile is passed over."""
@@ -423,7 +424,7 @@ class Batcher:
                     else:
                         batch.append(call)
             if not batch:
-                self._soonest = None
+                self._smallest = None
                 batch, lost = self._queue.take(now)
                 settled.extend(map(_expired, lost))
                 slot.begin(len(batch))

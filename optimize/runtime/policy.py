@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple
 
 from optimize.runtime import packing
 from optimize.runtime.forecast import Forecast
-from optimize.runtime.line import Line, W
+from optimize.runtime.line import Line, W, Waiting
 
 # A request that has waited this long may lead a batch before more urgent ones ...
 DEFAULT_AGEING_S = 1.0
@@ -93,7 +93,7 @@ class Queue(Generic[W]):
                 self.discard(request)
         return Taken(batch, lost)
 
-    def answer_s(self, request: W, remaining_s: Sequence[float]) -> float:
+    def answer_s(self, request: Waiting, remaining_s: Sequence[float]) -> float:
         """Predicted seconds until `request` would be answered, given when each slot becomes free.
 
         The work ahead of it is spread over all slots. Of its own group, the batches that fill up before it come first, and it rides

@@ -140,7 +140,7 @@ async def _who_need_not_be_read():
         assert batcher.refusal(clock.now) is None, "an idle slot takes whoever it is"
         running = calls(batcher, [0])
         await until(lambda: session.inside)
-        assert batcher.refusal(2.9) is None, "nobody was refused so far, and nobody knows"
+        assert batcher.refusal(2.9) is None, "nobody came to the door so far, and nobody knows"
         with pytest.raises(DeadlineExceeded):
             await batcher.submit(request(1), 1, deadline=2.9)
         assert isinstance(batcher.refusal(2.9), DeadlineExceeded)
@@ -148,27 +148,32 @@ async def _who_need_not_be_read():
         assert batcher.refusal(None) is None, "the default is longer"
         met = calls(batcher, [2], deadline=3.0)
         await admitted()
+        assert isinstance(batcher.refusal(3.2), DeadlineExceeded), "of two that wait, both take 1.2 times 2.75 s"
         session.release()
         await until(lambda: batcher.queued_rows == 0)
-        assert batcher.refusal(2.9) is None, "the queue has shrunk"
+        assert batcher.refusal(2.9) is None, "a batch was taken, and nobody came since"
         session.release()
         await asyncio.gather(*running, *met)
         assert batcher.counters.calls["infeasible"] == 1
 
 
-def test_whoever_has_no_more_time_than_one_that_was_refused_need_not_be_read():
+def test_whoever_would_be_refused_like_the_last_that_came_need_not_be_read():
     asyncio.run(_who_need_not_be_read())
 
 
 async def _a_larger_or_less_urgent_one_is_refused():
     async with gated() as (batcher, session, _):
-        running = calls(batcher, [0, 1], deadline=9.0)
+        running = calls(batcher, [0])
         await until(lambda: session.inside)
-        for rows, priority in ((8, 0), (1, 1)):
-            with pytest.raises(DeadlineExceeded):
-                await batcher.submit(request(1, rows), rows, deadline=2.5, priority=priority)
-            assert batcher.refusal(2.5) is None, "a smaller or a more urgent one may be taken"
-        session.release(2)
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(request(1, 8), 8, deadline=2.5)
+        assert batcher.refusal(2.5) is None, "a smaller one may be taken"
+        running += calls(batcher, range(2, 10), deadline=9.0)
+        await admitted()
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(request(1), 1, deadline=3.1, priority=1)
+        assert batcher.refusal(3.1) is None, "a more urgent one may be taken"
+        session.release(3)
         await asyncio.gather(*running)
 
 
@@ -178,19 +183,17 @@ def test_a_refused_request_that_was_large_or_could_wait_says_nothing_of_others()
 
 async def _freeing_a_place():
     async with gated() as (batcher, session, _):
-        running, waiting = calls(batcher, [0]), calls(batcher, [1], deadline=9.0)
+        running, waiting = calls(batcher, [0]), calls(batcher, [1], deadline=3.1)
         await until(lambda: session.inside and batcher.queued_rows == 1)
-        with pytest.raises(DeadlineExceeded):
-            await batcher.submit(request(2), 1, deadline=2.9)
-        assert batcher.refusal(2.9) is not None
+        assert isinstance(batcher.refusal(3.2), DeadlineExceeded)
         waiting[0].cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        assert batcher.refusal(2.9) is None
+        assert batcher.refusal(3.2) is None
         session.release()
         await asyncio.gather(*running)
 
 
-def test_a_place_that_becomes_free_lets_others_ask_again():
+def test_a_place_that_becomes_free_is_for_those_who_come_next():
     asyncio.run(_freeing_a_place())
 
 

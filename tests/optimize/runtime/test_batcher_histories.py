@@ -46,12 +46,16 @@ class _History:
         number = len(self.tasks)
         self.rows.append(rows)
         self.deadlines.append(self.clock.now + timeout)
+        unread = self.batcher.refusal(self.deadlines[-1]) if (rows, priority) == (1, 0) else None
         self.tasks.append(
             asyncio.create_task(
                 self.batcher.submit(request(number, rows), rows, deadline=self.deadlines[-1], priority=priority)
             )
         )
         await admitted()
+        if unread is not None:
+            refused = self.tasks[-1].exception()
+            assert type(refused) is type(unread), "it was not to be read, and would have been taken"
         await self._still()
 
     async def cancel(self, which):
