@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ import numpy as np
 from serve.status import PUSHBACK_KEY
 
 TIMEOUT_S = 60.0
+_TICK_S = 0.002
 _CONNECTIONS = 512
 _CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
 
@@ -109,21 +111,26 @@ async def closed(call: Call, concurrent: int, duration_s: float) -> Ends:
 
 
 async def offered(call: Call, rate: float, duration_s: float, deadline_s: float, seed: int = 1) -> Ends:
-    """Poisson arrivals at `rate` a second; latencies count from when a call was due."""
+    """Poisson arrivals at `rate` a second, those of one tick together; latencies count from when a call was due."""
     gaps_s = np.random.default_rng(seed).exponential(1 / rate, int(rate * duration_s))
     ends = Ends(seconds=duration_s)
     started = time.perf_counter()
 
-    async def one(due: float) -> None:
-        left_s = due + deadline_s - time.perf_counter()
-        code = await call(left_s) if left_s > 0 else "LATE_CLIENT"
-        ends.add(code, time.perf_counter() - due)
+    def end(due: float, ended: asyncio.Future[str]) -> None:
+        ends.add(ended.result(), time.perf_counter() - due)
 
-    async with asyncio.TaskGroup() as tasks:
-        for due in started + np.cumsum(gaps_s):
-            if (pause_s := due - time.perf_counter()) > 0:
-                await asyncio.sleep(pause_s)
-            tasks.create_task(one(float(due)))
+    made = []
+    for due in (started + np.cumsum(gaps_s)).tolist():
+        now = time.perf_counter()
+        if due > now:
+            await asyncio.sleep(max(due - now, _TICK_S))
+            now = time.perf_counter()
+        if now < due + deadline_s:
+            made.append(asyncio.ensure_future(call(due + deadline_s - now)))
+            made[-1].add_done_callback(partial(end, due))
+        else:
+            ends.add("LATE_CLIENT", now - due)
+    await asyncio.gather(*made)
     return ends
 
 
