@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optimize.manifest import Signature, TensorSpec
+from optimize.manifest import CurvePoint, Signature, TensorSpec
 from optimize.runtime.batcher import (
     MARGIN,
     WORKER_NICENESS,
@@ -179,6 +179,34 @@ async def _a_larger_or_less_urgent_one_is_refused():
 
 def test_a_refused_request_that_was_large_or_could_wait_says_nothing_of_others():
     asyncio.run(_a_larger_or_less_urgent_one_is_refused())
+
+
+def _of_length(length):
+    return {"x": np.zeros((1, length), np.int64)}
+
+
+async def _the_smallest_counts():
+    signature = Signature(
+        (TensorSpec("x", "int64", ("batch", "length")),), (TensorSpec("y", "int64", ("batch", "length")),)
+    )
+    curve = Curve([CurvePoint({"length": length}, 1, 0.0, 1e3 * length, 100) for length in (1, 4)])
+    clock = FakeClock()
+    session = GatedSession(clock, 1.0, 0.0)
+    async with Batcher([session], signature, curve, OPTIONS, clock) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(_of_length(1), 1))]
+        await until(lambda: session.inside)
+        for waits in (False, True):
+            with pytest.raises(DeadlineExceeded):
+                await batcher.submit(_of_length(4), 1, deadline=5.9)  # 1.2 times 5 s
+            assert (batcher.refusal(5.9) is None) is waits, "once a short one came, an unread one is taken for its like"
+            tasks.append(asyncio.create_task(batcher.submit(_of_length(1), 1)))
+            await admitted()
+        session.release(3)
+        await asyncio.gather(*tasks)
+
+
+def test_an_unread_request_is_taken_for_the_shortest_that_came():
+    asyncio.run(_the_smallest_counts())
 
 
 async def _freeing_a_place():

@@ -1,0 +1,69 @@
+"""Calls that no model could answer in time, over a real port: they are refused without a look at their message, and leave nothing."""
+
+import gc
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from optimize.runtime.batcher import QueueFull
+from protos import open_inference_pb2 as pb
+from protos import open_inference_pb2_grpc
+from serve import routes
+from serve.hosting import Models
+from serve.retry import PUSHBACK_KEY
+from tests.serving import Bare, bare
+
+FULL = QueueFull("full", 0.25)
+UNKNOWN = pb.ModelInferRequest(model_name="nobody")
+
+
+@pytest.fixture
+def server() -> Iterator[Bare]:
+    async def nothing(_: Models) -> None:
+        """No model has to be there."""
+
+    with bare(["double"], nothing) as running:
+        yield running
+
+
+def refused(server: Bare, calls: int = 1) -> list[grpc.RpcError]:
+    errors = []
+    with grpc.insecure_channel(server.address) as channel:
+        infer = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        for _ in range(calls):
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(UNKNOWN, timeout=20)
+            errors.append(caught.value)
+    return errors
+
+
+@pytest.mark.parametrize("asked", [[FULL], [None, FULL]])
+def test_who_is_refused_before_or_after_its_message_arrived_is_told_the_same(
+    server: Bare, monkeypatch: pytest.MonkeyPatch, asked: list[QueueFull | None]
+) -> None:
+    answers = iter(asked)
+    monkeypatch.setattr(server.models, "refusal", lambda _: next(answers))
+    (error,) = refused(server)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(error.trailing_metadata())[PUSHBACK_KEY] == "250"
+    assert server.servicer.calls.unread == 1
+    assert server.servicer.calls.ended == {("ModelInfer", "", "RESOURCE_EXHAUSTED"): 1}
+
+
+def test_a_message_is_looked_at_where_it_is_not_refused(server: Bare) -> None:
+    (error,) = refused(server)
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert server.servicer.calls.unread == 0
+
+
+def test_a_refused_call_leaves_nothing_to_the_garbage_collector(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.models, "refusal", lambda _: QueueFull("full", 0.25))
+    gc.collect()
+    gc.disable()
+    try:
+        refused(server, 20)
+        left = [kept for kept in gc.get_objects() if isinstance(kept, routes._Running | QueueFull)]
+    finally:
+        gc.enable()
+    assert len(left) <= 1, "the last one may be on its way out"
