@@ -327,9 +327,8 @@ def turn_down(servicer: Servicer, rpc: Rpc, call: Call) -> None:
         try:
             raise refusal
         finally:
-            del (
-                refusal
-            )  # it holds this frame, which would hold it: more work for the garbage collector than the call itself
+            # It will hold this frame, which would hold it: more for the garbage collector to do than the call itself took.
+            del refusal
 
 
 async def received(context: grpc.aio.ServicerContext) -> bytes:
