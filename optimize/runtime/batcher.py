@@ -162,7 +162,7 @@ class Batcher:
         self._slots: list[Slot[_Call]] = [Slot(session, self._joining, clock) for session in sessions]
         self._idle: list[Slot[_Call]] = []
         self._threads: list[threading.Thread] = []
-        # Of the single rows that came since a batch was last taken, the one that takes least time.
+        # Of the requests that came since a batch was last taken, the one that takes least time.
         self._smallest: _Call | None = None
         self._open = False
         self._unsettled = 0
@@ -222,7 +222,8 @@ class Batcher:
     def refusal(self, deadline: float | None) -> Rejected | None:
         """Why a request that came now with this deadline would be refused, so that it need not be read; None where it may be taken.
 
-        It is taken for a single row of priority 0, like the smallest that came lately. Not counted among the batcher's own refusals.
+        It is taken for a single row of priority 0, of the shape of the smallest that came lately. Not counted among the batcher's own
+        refusals.
         """
         with self._lock:
             if self._idle:
@@ -324,7 +325,7 @@ class Batcher:
         if self._queue.rows + call.rows > self.options.max_queue_rows:
             self.counters.calls["queue_full"] += 1
             raise self._queue_full(call.rows, now, remaining_s)
-        if call.rows == 1 and (self._smallest is None or call.alone_s < self._smallest.alone_s):
+        if self._smallest is None or call.alone_s < self._smallest.alone_s:
             self._smallest = call
         needed_s = MARGIN * self._queue.answer_s(call, remaining_s)
         if now + needed_s > call.deadline:

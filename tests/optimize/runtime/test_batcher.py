@@ -166,8 +166,9 @@ async def _a_larger_or_less_urgent_one_is_refused():
         running = calls(batcher, [0])
         await until(lambda: session.inside)
         with pytest.raises(DeadlineExceeded):
-            await batcher.submit(request(1, 8), 8, deadline=2.5)
-        assert batcher.refusal(2.5) is None, "a smaller one may be taken"
+            await batcher.submit(request(1, 8), 8, deadline=5.0)
+        assert batcher.refusal(5.0) is None, "a smaller one may be taken"
+        assert isinstance(batcher.refusal(2.9), DeadlineExceeded), "a single row takes 1.2 times 2.5 s"
         running += calls(batcher, range(2, 10), deadline=9.0)
         await admitted()
         with pytest.raises(DeadlineExceeded):
@@ -177,7 +178,7 @@ async def _a_larger_or_less_urgent_one_is_refused():
         await asyncio.gather(*running)
 
 
-def test_a_refused_request_that_was_large_or_could_wait_says_nothing_of_others():
+def test_a_refused_request_that_was_large_or_could_wait_stands_for_a_single_row_of_the_most_urgent():
     asyncio.run(_a_larger_or_less_urgent_one_is_refused())
 
 

@@ -46,16 +46,12 @@ class _History:
         number = len(self.tasks)
         self.rows.append(rows)
         self.deadlines.append(self.clock.now + timeout)
-        unread = self.batcher.refusal(self.deadlines[-1]) if (rows, priority) == (1, 0) else None
         self.tasks.append(
             asyncio.create_task(
                 self.batcher.submit(request(number, rows), rows, deadline=self.deadlines[-1], priority=priority)
             )
         )
         await admitted()
-        if unread is not None:
-            refused = self.tasks[-1].exception()
-            assert type(refused) is type(unread), "it was not to be read, and would have been taken"
         await self._still()
 
     async def cancel(self, which):
@@ -132,6 +128,35 @@ async def _live(operations, slots, poison):
 @given(_OPERATIONS, st.integers(1, 2), st.sets(st.integers(0, 20), max_size=3))
 def test_no_answer_is_lost_duplicated_or_crossed(operations, slots, poison):
     asyncio.run(_live(operations, slots, poison))
+
+
+async def _unread(waiting, running_s, timeout):
+    options = BatcherOptions(MAX_BATCH, max_queue_rows=20, default_timeout_s=1000.0, ageing_s=10.0)
+    async with gated(options) as (batcher, session, clock):
+        tasks = [asyncio.create_task(batcher.submit(request(0), 1))]
+        await until(lambda: session.inside)
+        clock.now += running_s
+        for number, (rows, its_timeout) in enumerate(waiting):
+            its_deadline = clock.now + its_timeout
+            tasks.append(asyncio.create_task(batcher.submit(request(number, rows), rows, deadline=its_deadline)))
+        await admitted()
+        refusal = batcher.refusal(clock.now + timeout)
+        read = asyncio.create_task(batcher.submit(request(99), 1, deadline=clock.now + timeout))
+        await admitted()
+        refused = read.exception() if read.done() else None
+        session.release(100)
+        await asyncio.gather(*tasks, read, return_exceptions=True)
+    assert (refusal is None) is (refused is None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(6, 30)), min_size=1, max_size=10),
+    st.floats(0, 3),
+    st.floats(1, 20),
+)
+def test_unread_exactly_those_are_refused_who_would_be_when_read(waiting, running_s, timeout):
+    asyncio.run(_unread(waiting, running_s, timeout))
 
 
 async def _thousands():
