@@ -170,10 +170,7 @@ class _Running:
 
     async def receive(self, context: grpc.aio.ServicerContext, call: Call) -> Message:
         """The request of a call that may be made, once it has arrived."""
-        grant = admitted(self._servicer, self._rpc, context, call)
-        raw = await received(context)
-        turn_down(self._servicer, self._rpc, call)  # again: of those that came with it, some were taken
-        return self.parse(raw, grant)
+        return self.parse(*await received(self._servicer, self._rpc, context, call))
 
     def parse(self, raw: bytes, grant: Grant) -> Message:
         """The request of these bytes, where it is granted."""
@@ -281,9 +278,9 @@ def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callabl
         deadline = deadline_of(context)
         PUBLIC_DEADLINE.set(deadline)
         try:
-            if servicer is not None:
-                admitted(servicer, rpc, context, Call(deadline))
-            return await received(context)
+            if servicer is None:
+                return await _body(context)
+            return (await received(servicer, rpc, context, Call(deadline)))[0]
         except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
             found = status.of(error)
             if servicer is not None:
@@ -304,19 +301,22 @@ def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callabl
     return answers if rpc.streams else answer
 
 
-def admitted(servicer: Servicer, rpc: Rpc, context: grpc.aio.ServicerContext, call: Call) -> Grant:
-    """What a call may do whose message is still to be read.
+async def received(servicer: Servicer, rpc: Rpc, context: grpc.aio.ServicerContext, call: Call) -> tuple[bytes, Grant]:
+    """The bytes of a call's message, where it is worth reading, and what the call may do.
 
     Raises:
         Unauthenticated: It needs a token that is known here.
         Rejected: It asks for a prediction, and no model could make one in time, whatever the message says.
+        Refused: Its message did not arrive in time.
     """
     grant = servicer.gate.admit(rpc.path, context.invocation_metadata())
-    turn_down(servicer, rpc, call)
-    return grant
+    _turn_down(servicer, rpc, call)
+    raw = await _body(context)
+    _turn_down(servicer, rpc, call)  # again: of those that came with it, some were taken
+    return raw, grant
 
 
-def turn_down(servicer: Servicer, rpc: Rpc, call: Call) -> None:
+def _turn_down(servicer: Servicer, rpc: Rpc, call: Call) -> None:
     """Refuse to look at a call's message where no model could answer it in time, whatever it says.
 
     Raises:
@@ -331,7 +331,7 @@ def turn_down(servicer: Servicer, rpc: Rpc, call: Call) -> None:
             del refusal
 
 
-async def received(context: grpc.aio.ServicerContext) -> bytes:
+async def _body(context: grpc.aio.ServicerContext) -> bytes:
     """The bytes of a call's message, once they have arrived.
 
     Raises:
