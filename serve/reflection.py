@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from optimize.errors import InputError
 from serve import status
-from serve.routes import RPCS, refuse
+from serve.routes import RPCS, abort
 from serve.security import Gate
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
@@ -34,7 +34,7 @@ def _handler(gate: Gate, described: Any, path: str) -> grpc.RpcMethodHandler:
             async for answer in described.ServerReflectionInfo(_parsed(raw), context):
                 yield answer
         except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-            refuse(context, status.of(error))
+            await abort(context, status.of(error))
 
     return grpc.stream_stream_rpc_method_handler(
         answers, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString

@@ -64,7 +64,6 @@ TRACEPARENT_KEY = "traceparent"
 _MAX_LOGGED = 128  # characters of what a client chose
 
 _INFER = "ModelInfer"
-_NO_MESSAGE = health_pb2.HealthCheckRequest()
 
 _MODEL_FIELDS = ("model_name", "name", "service")
 
@@ -207,14 +206,18 @@ class _Running:
 
 
 def _unary(servicer: Servicer, rpc: Rpc) -> Callable[..., Coroutine[Any, Any, Message]]:
-    async def answer(_: object, context: grpc.aio.ServicerContext) -> Message:
+    async def answer(messages: object, context: grpc.aio.ServicerContext) -> Message:
         with _Running(servicer, rpc, context) as running:
             try:
                 call = Call(deadline_of(context))
                 return await getattr(servicer, rpc.name)(await running.receive(context, call), call)
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                refuse(context, running.fail(error))
-                return _NO_MESSAGE
+                found = running.fail(error)
+            aborted = context.abort(found.code, found.text, found.trailing_metadata)
+            # gRPC keeps with the call what this raises, which keeps this frame, which would keep the call: more for the garbage
+            # collector to do than a refusal takes.
+            del messages, context, running
+            return await aborted
 
     return answer
 
@@ -227,7 +230,7 @@ def _stream(servicer: Servicer, rpc: Rpc) -> Callable[..., AsyncIterator[Message
                 async for message in getattr(servicer, rpc.name)(await running.receive(context, call), call):
                     yield message
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                refuse(context, running.fail(error))
+                await abort(context, running.fail(error))
 
     return answers
 
@@ -247,8 +250,9 @@ def _forwarded(rpc: Rpc) -> Callable[..., Any]:
                 parsed = running.parse(request, grant)
                 return await getattr(self.servicer, rpc.name)(parsed, Call(PUBLIC_DEADLINE.get()))
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                refuse(grpc_context, running.fail(error))
-                return _NO_MESSAGE
+                # A returned empty message carries the status and its trailing metadata out; a raised exception would lose the latter.
+                _refuse(grpc_context, running.fail(error))
+                return health_pb2.HealthCheckRequest()
 
     async def answers(self: PublicMethods, request: bytes, grpc_context: PublicContext) -> AsyncIterator[Message]:
         with _Running(self.servicer, rpc, grpc_context) as running:
@@ -258,7 +262,7 @@ def _forwarded(rpc: Rpc) -> Callable[..., Any]:
                 async for message in getattr(self.servicer, rpc.name)(parsed, Call(PUBLIC_DEADLINE.get())):
                     yield message
             except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-                refuse(grpc_context, running.fail(error))
+                _refuse(grpc_context, running.fail(error))
 
     return answers if rpc.streams else answer
 
@@ -274,7 +278,7 @@ Behaviour = Callable[[bytes, Any], Any]
 def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callable[..., Any]:
     """What lets a call through to Serve's public route; without a servicer, as in a proxy, the replica asks for the token."""
 
-    async def receive(context: grpc.aio.ServicerContext) -> bytes | None:
+    async def receive(context: grpc.aio.ServicerContext) -> Any:
         deadline = deadline_of(context)
         PUBLIC_DEADLINE.set(deadline)
         try:
@@ -285,18 +289,14 @@ def fronted(servicer: Servicer | None, rpc: Rpc, by_serve: Behaviour) -> Callabl
             found = status.of(error)
             if servicer is not None:
                 servicer.calls.end(rpc.name, "", found.code)
-            refuse(context, found)
-            return None
+            await abort(context, found)
 
     async def answer(_: object, context: grpc.aio.ServicerContext) -> Any:
-        raw = await receive(context)
-        return b"" if raw is None else await by_serve(raw, context)
+        return await by_serve(await receive(context), context)
 
     async def answers(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        raw = await receive(context)
-        if raw is not None:
-            async for message in by_serve(raw, context):
-                yield message
+        async for message in by_serve(await receive(context), context):
+            yield message
 
     return answers if rpc.streams else answer
 
@@ -360,15 +360,15 @@ def _traceparent(context: AnyContext) -> str:
     return str(next(found, ""))
 
 
-def refuse(context: AnyContext, found: status.Status) -> None:
-    """Choose the status that a call ends with; its method then returns, with an empty message where it takes one.
-
-    On Serve's route an exception would lose the trailing metadata; and gRPC's own `abort`, which raises one, leaves what it has of the
-    call to the garbage collector.
-    """
+def _refuse(context: PublicContext, found: status.Status) -> None:
     context.set_code(found.code)
     context.set_details(found.text)
     context.set_trailing_metadata(list(found.trailing_metadata))
+
+
+async def abort(context: grpc.aio.ServicerContext, found: status.Status) -> Any:
+    """End a call with a status, and with nothing before it: gRPC's clients retry no call that an answer has begun to."""
+    await context.abort(found.code, found.text, found.trailing_metadata)
 
 
 def _serialized(message: Message) -> bytes:

@@ -1,6 +1,7 @@
 """Calls that no model could answer in time, over a real port: they are refused without a look at their message, and leave nothing."""
 
 import gc
+import json
 import time
 from collections.abc import Iterator
 
@@ -55,6 +56,32 @@ def test_a_message_is_looked_at_where_it_is_not_refused(server: Bare) -> None:
     (error,) = refused(server)
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert server.servicer.calls.unread == 0
+
+
+RETRY = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "60s",
+                "maxBackoff": "60s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+            },
+        }
+    ]
+}
+
+
+def test_a_stock_client_comes_again_by_the_hint(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([QueueFull("full", 0.01), None, None])
+    monkeypatch.setattr(server.models, "refusal", lambda _: next(answers))
+    options = [("grpc.service_config", json.dumps(RETRY))]
+    with grpc.insecure_channel(server.address, options) as channel, pytest.raises(grpc.RpcError) as caught:
+        open_inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(UNKNOWN, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND, "its own pause would have been 48 s or more"
+    assert server.servicer.calls.unread == 1
 
 
 def kept() -> list[object]:
