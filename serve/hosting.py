@@ -239,13 +239,13 @@ class Models:
 
     def refusal(self, deadline: float | None) -> Rejected | None:
         """Why no model here would take a call with this deadline, whatever it asks; None where one may."""
-        refusal = None
+        tell = None
         for versions in self._hosted.values():
             for hosted in versions.values():
-                refusal = hosted.batcher.refusal(deadline)
-                if refusal is None:
+                tell = hosted.batcher.refusal(deadline)
+                if tell is None:
                     return None
-        return refusal
+        return tell and tell()
 
     async def drain(self) -> None:
         """Say NOT_SERVING, refuse new calls, finish those that were accepted, and close the models."""

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
 
@@ -158,7 +159,7 @@ class Batcher:
         self._appointments = Appointments(options.default_timeout_s)
         self._sequence = itertools.count()
         # Guards the queue, the slots and what is counted per execution: all that the workers share with the loop.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slots: list[Slot[_Call]] = [Slot(session, self._joining, clock) for session in sessions]
         self._idle: list[Slot[_Call]] = []
         self._threads: list[threading.Thread] = []
@@ -219,11 +220,11 @@ class Batcher:
             now = self._clock()
             return [Execution(now - slot.began, slot.promised_s) for slot in self._slots if slot not in self._idle]
 
-    def refusal(self, deadline: float | None) -> Rejected | None:
-        """Why a request that came now with this deadline would be refused, so that it need not be read; None where it may be taken.
+    def refusal(self, deadline: float | None) -> Callable[[], Rejected] | None:
+        """What to tell a request that came now with this deadline, so that it need not be read; None where it may be taken.
 
-        It is taken for a single row of priority 0, of the shape of the smallest that came lately. Not counted among the batcher's own
-        refusals.
+        It is taken for a single row of priority 0, of the shape of the smallest that came lately. Tell it to those who are refused
+        alone: each is given a time of its own to come again. Not counted among the batcher's own refusals.
         """
         with self._lock:
             if self._idle:
@@ -231,14 +232,13 @@ class Batcher:
             now = self._clock()
             remaining_s = self._remaining_s(now)
             if self._queue.rows >= self.options.max_queue_rows:
-                return self._queue_full(1, now, remaining_s)
+                return partial(self._queue_full, 1, now, remaining_s)
             if (like := self._smallest) is None:
                 return None
-            if deadline is None:
-                deadline = now + self.options.default_timeout_s
+            deadline = now + self.options.default_timeout_s if deadline is None else deadline
             unread = Waiting((0, deadline, next(self._sequence)), now, 1, like.group, like.shape, self._forecast)
             needed_s = MARGIN * self._queue.answer_s(unread, remaining_s)
-        return None if now + needed_s <= deadline else _infeasible(deadline - now, needed_s)
+        return None if now + needed_s <= deadline else partial(_infeasible, deadline - now, needed_s)
 
     async def submit(
         self, inputs: Mapping[str, Array], rows: int, *, deadline: float | None = None, priority: int = 0
@@ -292,8 +292,7 @@ class Batcher:
             self.counters.calls["closed"] += 1
             raise Closed(_CLOSED)
         now = self._clock()
-        if deadline is None:
-            deadline = now + self.options.default_timeout_s
+        deadline = now + self.options.default_timeout_s if deadline is None else deadline
         shape = self._joining.shape(inputs)
         group = self._joining.group(inputs, shape)
         order = (priority, deadline, next(self._sequence))
@@ -336,10 +335,11 @@ class Batcher:
         return [max(0.0, slot.busy_until - now) for slot in self._slots]
 
     def _queue_full(self, rows: int, now: float, remaining_s: Sequence[float]) -> QueueFull:
-        waiting = self._queue.rows
-        drained_s = max(self._queue.drain_s(remaining_s), MIN_RETRY_AFTER_S)
+        with self._lock:
+            waiting, row_s = self._queue.rows, self._queue.row_s
+            drained_s = max(self._queue.drain_s(remaining_s), MIN_RETRY_AFTER_S)
         # By the promise: how slow executions are during a burst says little of the time when those who came in it come again.
-        takes_s = rows * (MARGIN * self._queue.row_s or drained_s)
+        takes_s = rows * (MARGIN * row_s or drained_s)
         retry_after_s = self._appointments.after_s(now, drained_s, takes_s)
         return QueueFull(
             f"{waiting} rows wait, and {rows} more would exceed {self.options.max_queue_rows};"

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,26 +215,33 @@ def test_manifest_survives_the_trip_that_a_replica_takes(registry: Registry, man
 
 
 def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Registry, manifest: Manifest) -> None:
-    refusals: dict[str, list[QueueFull | None]] = {"a": [None], "b": [None]}
+    told: list[str] = []
+    full: set[str] = set()
 
-    class Told:
+    class Asked:
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def refusal(self, deadline: float | None) -> QueueFull | None:
+        def refusal(self, deadline: float | None) -> Callable[[], QueueFull] | None:
             assert deadline == 7.0
-            return refusals[self.name][0]
+            return self.tell if self.name in full else None
+
+        def tell(self) -> QueueFull:
+            told.append(self.name)
+            return QueueFull(self.name, 1.0)
 
     models = Models(["a", "b"])
     assert models.refusal(7.0) is None, "nothing is loaded; that is said by name"
-    for name in refusals:
-        models.admit(Hosted(msgspec.structs.replace(manifest, model=name), Told(name)))  # type: ignore[arg-type] # a stand-in
-    full = QueueFull("full", 1.0)
-    for first, second in ((None, None), (full, None), (None, full)):
-        refusals["a"][0], refusals["b"][0] = first, second
+    for name in ("a", "b"):
+        models.admit(Hosted(msgspec.structs.replace(manifest, model=name), Asked(name)))  # type: ignore[arg-type] # a stand-in
+    for names in ("", "a", "b"):
+        full.clear()
+        full.update(names)
         assert models.refusal(7.0) is None
-    refusals["a"][0] = refusals["b"][0] = full
-    assert models.refusal(7.0) is full
+    assert not told, "who may be taken gets no time to come again"
+    full.update("ab")
+    assert isinstance(models.refusal(7.0), QueueFull)
+    assert len(told) == 1
 
 
 def test_a_queue_holds_full_batches_and_never_few_rows(manifest: Manifest) -> None:

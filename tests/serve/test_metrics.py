@@ -111,7 +111,7 @@ def test_a_call_that_was_refused_unread_is_counted_to_no_model(
     server: Bare, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (hosted,) = server.models.hosted
-    monkeypatch.setattr(hosted.batcher, "refusal", lambda _: QueueFull("full", 0.1))
+    monkeypatch.setattr(hosted.batcher, "refusal", lambda _: lambda: QueueFull("full", 0.1))
     with grpc.insecure_channel(server.address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:

@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -16,6 +16,7 @@ from serve.hosting import Models
 from serve.retry import PUSHBACK_KEY
 from tests.serving import Bare, bare
 
+PATIENCE_S = 20.0
 UNKNOWN = pb.ModelInferRequest(model_name="nobody")
 
 
@@ -26,6 +27,14 @@ def server() -> Iterator[Bare]:
 
     with bare(["double"], nothing) as running:
         yield running
+
+
+def until(ended: Callable[[], bool]) -> None:
+    """A caller may know that a call has ended before its server does."""
+    end = time.monotonic() + PATIENCE_S
+    while not ended():
+        assert time.monotonic() < end, "this never came true"
+        time.sleep(0.01)
 
 
 def refused(server: Bare, calls: int = 1) -> list[grpc.RpcError]:
@@ -49,7 +58,7 @@ def test_who_is_refused_before_or_after_its_message_arrived_is_told_the_same(
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(error.trailing_metadata())[PUSHBACK_KEY] == "250"
     assert server.servicer.calls.unread == 1
-    assert server.servicer.calls.ended == {("ModelInfer", "", "RESOURCE_EXHAUSTED"): 1}
+    until(lambda: server.servicer.calls.ended == {("ModelInfer", "", "RESOURCE_EXHAUSTED"): 1})
 
 
 def test_a_message_is_looked_at_where_it_is_not_refused(server: Bare) -> None:
@@ -95,9 +104,6 @@ def test_a_refused_call_leaves_nothing_to_the_garbage_collector(server: Bare, mo
     before = len(kept())
     try:
         refused(server, 20)
-        end = time.monotonic() + 20
-        while len(kept()) > before and time.monotonic() < end:  # its caller may know before the call has ended here
-            time.sleep(0.01)
-        assert len(kept()) <= before
+        until(lambda: len(kept()) <= before)
     finally:
         gc.enable()
