@@ -10,8 +10,9 @@ import contextlib
 import math
 import os
 import struct
+import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 
@@ -122,17 +123,29 @@ def _code(headers: bytes) -> str:
     return _CODES[int(headers[start + 1 : start + 1 + headers[start]])]
 
 
+@contextlib.contextmanager
+def _in_turn() -> Iterator[None]:
+    """Let this thread wait for its turn where no core is free (Linux)."""
+    if sys.platform != "linux":
+        yield
+        return
+    policy = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
 @contextlib.asynccontextmanager
 async def caller(address: str, request: bytes) -> AsyncIterator[Call]:
     """Predictions over one connection."""
     host, port = address.rsplit(":", 1)
-    policy = os.sched_getscheduler(0)
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    link, connection = await asyncio.get_running_loop().create_connection(
+        lambda: Connection(request, address), host, int(port)
+    )
     try:
-        link, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(request, address), host, int(port)
-        )
-        yield connection.call
-        link.close()
+        with _in_turn():
+            yield connection.call
     finally:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
+        link.close()
