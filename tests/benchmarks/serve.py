@@ -266,7 +266,7 @@ def _print_both(
 async def _both(
     caller: Callable[[], contextlib.AbstractAsyncContextManager[clients.Call]], scale: Scale
 ) -> tuple[Ends, Ends]:
-    async with wire.caller() as call:
+    async with caller() as call:
         await clients.closed(call, CONCURRENT, scale.warm_up_s)
         return await clients.closed(call, CONCURRENT, 2 * scale.block_s), await clients.burst(call, scale.burst)
 
