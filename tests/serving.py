@@ -27,6 +27,15 @@ from serve.servicer import Servicer
 COMMAND = (str(Path(sys.executable).with_name("optimize")),)
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
+PATIENCE_S = 20.0
+
+
+def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+    """Wait for what must come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.02)
 
 
 @dataclass

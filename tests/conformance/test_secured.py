@@ -31,7 +31,7 @@ from serve.tls import TlsFiles
 from tests.certificates import Certificates, issue
 from tests.conformance.conftest import SERVED
 from tests.published import identity, publish, scale
-from tests.serving import Served, bare, served
+from tests.serving import Served, bare, served, until
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 20.0
@@ -290,13 +290,6 @@ def test_a_renewed_certificate_counts_for_new_connections(
         for path, content in held.items():
             path.write_bytes(content)
     until(lambda: shows_a_certificate_of(ours.ca))
-
-
-def until(condition: object, limit_s: float = 15.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("how", ["plaintext", "wrong CA", "no certificate", "another CA's certificate"])

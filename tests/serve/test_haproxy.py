@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -25,11 +25,10 @@ from serve.plan import Front
 from serve.tls import TlsFiles
 from tests.certificates import issue
 from tests.published import publish, scale
-from tests.serving import Bare, bare
+from tests.serving import Bare, bare, until
 
 X = np.ones((1, 4), np.float32)
 LIVE = "/inference.GRPCInferenceService/ServerLive"
-FOUND_OUT_S = 15.0
 NOBODY = "127.0.0.1:1"
 
 
@@ -64,13 +63,6 @@ def address(front: Front) -> str:
 
 def own_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children() if process.name() == "haproxy"]
-
-
-def until(condition: Callable[[], bool], timeout_s: float = FOUND_OUT_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_calls_of_one_channel_are_spread_and_pass_by_who_is_not_there(

@@ -2,8 +2,7 @@
 
 import gc
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -14,9 +13,8 @@ from protos import open_inference_pb2_grpc
 from serve import routes
 from serve.hosting import Models
 from serve.retry import PUSHBACK_KEY
-from tests.serving import Bare, bare
+from tests.serving import Bare, bare, until
 
-PATIENCE_S = 20.0
 UNKNOWN = pb.ModelInferRequest(model_name="nobody")
 
 
@@ -27,14 +25,6 @@ def server() -> Iterator[Bare]:
 
     with bare(["double"], nothing) as running:
         yield running
-
-
-def until(ended: Callable[[], bool]) -> None:
-    """A caller may know that a call has ended before its server does."""
-    end = time.monotonic() + PATIENCE_S
-    while not ended():
-        assert time.monotonic() < end, "this never came true"
-        time.sleep(0.01)
 
 
 def refused(server: Bare, calls: int = 1) -> list[grpc.RpcError]:
@@ -58,6 +48,7 @@ def test_who_is_refused_before_or_after_its_message_arrived_is_told_the_same(
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(error.trailing_metadata())[PUSHBACK_KEY] == "250"
     assert server.servicer.calls.unread == 1
+    # The caller may know that it has ended before the server does.
     until(lambda: server.servicer.calls.ended == {("ModelInfer", "", "RESOURCE_EXHAUSTED"): 1})
 
 
