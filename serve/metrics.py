@@ -40,7 +40,7 @@ class Calls:
         self.queue_s: dict[str, Tally] = {}
         self.codec_s: dict[str, Tally] = {}
         self.unread = 0
-        """Predictions refused before their message was read, so that nobody knows of which model."""
+        """Predictions refused without a look at their message, so that nobody knows of which model."""
 
     def end(self, method: str, model: str, code: grpc.StatusCode) -> None:
         """A call of `method` ended with `code`; `model` is empty where it named none that is here."""

@@ -158,7 +158,7 @@ class Batcher:
         )
         self._appointments = Appointments(options.default_timeout_s)
         self._sequence = itertools.count()
-        # Guards the queue, the slots and what is counted per execution: all that the workers share with the loop.
+        # Guards what the workers share with the loop: queue, slots, counts of executions. Taken twice where a full queue is told of.
         self._lock = threading.RLock()
         self._slots: list[Slot[_Call]] = [Slot(session, self._joining, clock) for session in sessions]
         self._idle: list[Slot[_Call]] = []
