@@ -4,7 +4,6 @@ A stage is a module-level function that runs in a fresh process. Its result is l
 export in which nothing changed measures nothing again.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import msgspec
 
 from optimize.budgets import ModelBudgets
 from optimize.cache import Cache, key_of
+from optimize.environment import Clock
 from optimize.errors import ArtifactError, CandidateError, ProcessError
 from optimize.isolation import Isolated
 from optimize.manifest import Machine, SessionOptions, StageTime
@@ -68,7 +68,9 @@ class Bench:
     isolated: Isolated
     machine: Machine
     tools: dict[str, str]
+    providers: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Silent)
+    clock: Clock = field(default_factory=Clock)
     stages: list[StageTime] = field(default_factory=list)
     outdone: dict[str, str] = field(default_factory=dict)
 
@@ -124,10 +126,11 @@ class Bench:
         return found.value
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
-        start, hits = time.monotonic(), len(self.cache.hits)
+        start, hits = self.clock.elapsed_s(), len(self.cache.hits)
         with self.progress.step(self.name, stage):
             result = work()
-        self.stages.append(StageTime(stage, round(time.monotonic() - start, 3), cached=len(self.cache.hits) > hits))
+        seconds = round(self.clock.elapsed_s() - start, 3)
+        self.stages.append(StageTime(stage, seconds, cached=len(self.cache.hits) > hits))
         return result
 
 

@@ -3,11 +3,9 @@
 import shutil
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import onnxruntime
 
 from optimize import budgets as budgeting
 from optimize import candidates, estimate, finals, portable, selection, trials
@@ -15,10 +13,10 @@ from optimize import export as exporting
 from optimize.bench import Bench, Progress, Silent, stored
 from optimize.cache import Cache, key_of
 from optimize.election import elected, standing, through, with_noise
+from optimize.environment import Environment, here
 from optimize.errors import ArtifactError, CandidateError, Exit, ProveserveError, SourceError
 from optimize.export import BASELINE, Conversion
-from optimize.isolation import DEFAULT_TIMEOUT_S, Isolated
-from optimize.machine import describe, tools
+from optimize.isolation import DEFAULT_TIMEOUT_S
 from optimize.manifest import (
     Artifact,
     Golden,
@@ -51,40 +49,59 @@ class Options(msgspec.Struct, frozen=True):
     memory_mb: float | None = None
 
 
-def export(budgets_path: Path, options: Options, progress: Progress | None = None) -> list[Result]:
-    """Export every asked-for model of a budgets file, each independently of the others.
+def export(
+    budgets_path: Path, options: Options, progress: Progress | None = None, environment: Environment | None = None
+) -> list[Result]:
+    """Export every asked-for model of a budgets file, each independently of the others, on this machine unless told otherwise.
 
     Raises:
         UserError: The budgets file cannot be used, or a model that was asked for is not in it.
     """
-    registry, benches = _benches(budgets_path, options, progress)
+    registry, benches = _benches(budgets_path, options, progress, environment)
     return [_exported(bench, registry, options) for bench in benches]
 
 
 def validate(
-    budgets_path: Path, options: Options, version: int | None, progress: Progress | None = None
+    budgets_path: Path,
+    options: Options,
+    version: int | None,
+    progress: Progress | None = None,
+    environment: Environment | None = None,
 ) -> list[Result]:
-    """Judge a published version of each asked-for model (the current one by default) again, on this machine.
+    """Judge a published version of each asked-for model (the current one by default) again, on this machine unless told otherwise.
 
     The judgement is kept beside the version's manifest. A model without any version is exported, from what was built before.
 
     Raises:
         UserError: The budgets file cannot be used, or a model that was asked for is not in it.
     """
-    registry, benches = _benches(budgets_path, options, progress)
+    registry, benches = _benches(budgets_path, options, progress, environment)
     return [_validated(bench, registry, options, version) for bench in benches]
 
 
-def _benches(budgets_path: Path, options: Options, progress: Progress | None = None) -> tuple[Registry, list[Bench]]:
+def _benches(
+    budgets_path: Path, options: Options, progress: Progress | None, environment: Environment | None
+) -> tuple[Registry, list[Bench]]:
     budgets = budgeting.load(budgets_path)
     names = budgeting.chosen(budgets, options.models, budgets_path)
     registry = Registry(location(budgets_path, budgets))
     registry.check()
     cache = Cache(registry.scratch, reuse=options.reuse)
-    isolated, machine, versions = Isolated(options.timeout_s, options.memory_mb), describe(), tools()
-    base, shown = budgets_path.parent.absolute(), progress or Silent()
+    place = environment or here(options.timeout_s, options.memory_mb)
     return registry, [
-        Bench(name, budgets.models[name], base, cache, isolated, machine, versions, shown) for name in names
+        Bench(
+            name=name,
+            budgets=budgets.models[name],
+            base=budgets_path.parent.absolute(),
+            cache=cache,
+            isolated=place.isolated,
+            machine=place.machine,
+            tools=place.tools,
+            providers=place.providers,
+            progress=progress or Silent(),
+            clock=place.clock,
+        )
+        for name in names
     ]
 
 
@@ -147,12 +164,12 @@ def _outcome(
         stages=tuple(bench.stages),
         machine=bench.machine,
         tools=bench.tools,
-        created=_now(),
+        created=_now(bench),
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(bench: Bench) -> str:
+    return bench.clock.now().isoformat(timespec="seconds")
 
 
 def _proven(
@@ -282,8 +299,7 @@ def _baseline(ground: Ground, session: SessionOptions) -> Entrant:
 def _entered(ground: Ground, session: SessionOptions) -> tuple[list[Entrant], list[Trial]]:
     """Build every cell that applies; the others, with their reasons, are trials already."""
     entrants, absent = [], []
-    providers = tuple(onnxruntime.get_available_providers())
-    for cell in candidates.grid(ground.bench.budgets, ground.reading.rows, providers):
+    for cell in candidates.grid(ground.bench.budgets, ground.reading.rows, ground.bench.providers):
         if cell.reason:
             absent.append(Trial(cell.name, cell.precision, cell.runtime, "n/a", cell.reason))
             continue
@@ -336,7 +352,7 @@ def _manifest(ground: Ground, registry: Registry, champion: Entrant, crowned: tu
         schema=1,
         model=bench.name,
         version=0,
-        created=_now(),
+        created=_now(bench),
         candidate=champion.name,
         artifact=_stored_artifact(registry, champion),
         signature=ground.signature,
