@@ -1,0 +1,312 @@
+"""A world for an export in which no process starts: every stage answers at once with what the test says of a candidate.
+
+`FakeStages` stands in for `optimize.isolation.Isolated`. Which candidate a stage is asked about it reads from the files that an
+earlier stage wrote, as a real stage does: a built model names its candidate in its first line. What judges (statistics, choice,
+cache, registry, reports) is the product's own. `_stages` is the one place that names the product's stage functions.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize import candidates, export, portable, reading
+from optimize.budgets import Dim
+from optimize.candidates import Cell
+from optimize.environment import Clock, Environment
+from optimize.errors import CandidateError
+from optimize.isolation import Isolated
+from optimize.manifest import CurvePoint, Machine, OperatingPoint, Signature, TensorSpec, digest_of
+from optimize.measure import comparison, curve, golden, latency, memory, operating, screen, throughput
+from optimize.source import samples
+from optimize.source.samples import Batch
+from optimize.subject import Subject
+from optimize.validate import accuracy, answers
+
+MAX_BATCH, CLASSES = 8, 3
+SIGNATURE = Signature(
+    (TensorSpec("x", "float32", ("batch", 4)),),
+    (TensorSpec("logits", "float32", ("batch", CLASSES)),),
+    {"batch": Dim(1, 1, MAX_BATCH)},
+)
+ROWS = {"calibration": 50, "selection": 1000, "confirmation": 1000}
+PARTS = {reading.SCREEN: 256, reading.PROBE: 8}
+STAGE_S = 1.5
+MACHINE = Machine("Test CPU", 2, 8000, ("avx2",))
+TOOLS = {"proveserve": "1.0", "onnxruntime": "2.0"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the stages will find of one candidate.
+
+    A call of n rows takes `ms + (n - 1) * row_ms` on one thread and `threads_gain` times less on several; `slow` of the single
+    calls take `slow_ms`. `wrong` is the share of rows that the source answers rightly and this one does not, `mixed` the share whose
+    answer depends on its batch. Of a load test's requests `lost` never come back. `breaks` names what it breaks at: words that the
+    call's description holds (such as "screen" or "answers confirmation"), and the error or its text.
+    """
+
+    ms: float = 1.0
+    row_ms: float = 0.5
+    threads_gain: float = 1.0
+    slow: float = 0.0
+    slow_ms: float = 100.0
+    unstable: bool = False
+    wrong: float = 0.0
+    mixed: float = 0.0
+    peak_mb: float = 100.0
+    size_bytes: int = 1000
+    load_ms: float = 2.0
+    lost: int = 0
+    capacity_qps: float = 300.0
+    breaks: Mapping[str, str | Exception] = field(default_factory=dict)
+
+    def call_ms(self, rows: int, threads: int = 1) -> float:
+        return (self.ms + (rows - 1) * self.row_ms) / (self.threads_gain if threads > 1 else 1.0)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One stage that ran, in words: its name, the candidates, and what else tells it from another of its kind."""
+
+    stage: str
+    names: tuple[str, ...]
+    detail: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((self.stage, *self.names, *self.detail))
+
+
+class FakeClock(Clock):
+    """Stands still, but for the stages that run."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def elapsed_s(self) -> float:
+        return self.seconds
+
+
+class FakeStages(Isolated):
+    """The stages of every candidate, which `found` names by precision; the source is `source`.
+
+    `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a duel. `source`, `data`
+    and `metric` are the digests of the user's files, for a test to change.
+    """
+
+    def __init__(
+        self,
+        found: Mapping[str, Candidate],
+        *,
+        clashes: Iterable[frozenset[str]] = (),
+        noise: float = 0.0,
+        rows: Mapping[str, int] = ROWS,
+    ) -> None:
+        super().__init__()
+        self.found, self.clashes, self.noise, self.rows = dict(found), set(clashes), noise, dict(rows)
+        self.source, self.data, self.metric = "5" * 64, "d" * 64, ""
+        self.calls: list[Call] = []
+        self.clock = FakeClock()
+        self.allowed_s: list[float] = []
+        self._stages = _stages(self)
+
+    def allowing(self, more_s: float) -> "FakeStages":
+        self.allowed_s.append(more_s)
+        return self
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.clock.seconds += STAGE_S
+        stage, answer = self._stages[function]
+        call = Call(stage, tuple(_names(args)), tuple(_details(stage, args, kwargs)))
+        self.calls.append(call)
+        if call.stage == "duel" and frozenset(call.names) in self.clashes:
+            raise CandidateError("they clash")
+        for name in call.names:
+            for words, error in self.of(name).breaks.items():
+                if set(words.split()) <= set(str(call).split()):
+                    raise error if isinstance(error, Exception) else CandidateError(error)
+        return answer(*args, **kwargs)
+
+    def of(self, name: str) -> Candidate:
+        return self.found.get(name, Candidate())
+
+    def environment(self, **changes: Any) -> Environment:
+        return Environment(
+            isolated=self,
+            machine=changes.get("machine", MACHINE),
+            tools=changes.get("tools", TOOLS),
+            providers=("CPUExecutionProvider",),
+            clock=self.clock,
+        )
+
+    # What each stage answers.
+
+    def _read(self, budgets: Any, _base: Path, folder: Path) -> reading.Reading:
+        for name, rows in (self.rows | PARTS).items() if self.rows else ():
+            samples.store(folder / f"{name}.npz", [_split(rows)])
+        if budgets.preprocess is not None:
+            samples.store(folder / f"{reading.RAW}.npz", [Batch({"text": np.arange(8)}, None)])
+        return reading.Reading(self.source, self.data, self.rows, "torch-cpu", self.metric)
+
+    def _convert(self, *args: Any) -> export.Conversion:
+        (args[-1] / export.BASELINE).write_text(f"graph of {self.source}")
+        return export.Conversion(SIGNATURE, 1e-6, ())
+
+    def _take(self, *args: Any) -> portable.Taken:
+        folder: Path = args[-1]
+        code = folder / portable.CODE
+        code.mkdir()
+        (code / "prep.py").write_text("def prepare(columns): return columns\n")
+        (folder / portable.GOLDEN).write_text("raw requests")
+        return portable.Taken(("prep.py",), (TensorSpec("text", "object", ("batch",)),), 8)
+
+    def _build(self, cell: Cell, baseline: Path, *others: Any) -> candidates.Build:
+        folder, wanted = others[-1], self.of(cell.precision)
+        head = f"{cell.precision}\n{digest_of(baseline)}\n".encode()
+        (folder / "model.onnx").write_bytes(head.ljust(wanted.size_bytes, b"."))
+        return candidates.Build(("model.onnx",), 0 if cell.precision == "fp32" else 3, ("made by a test",))
+
+    def _screen(self, subject: Subject, _signature: Signature, _split: Path, batch: int) -> screen.Screen:
+        return screen.Screen(self._of(subject).call_ms(batch, subject.options.threads), 20)
+
+    def _answers(
+        self, subject: Subject, _signature: Signature, split: Path, target: Path, *, row_by_row: bool = False
+    ) -> int:
+        wanted = self._of(subject)
+        rows = (self.rows | PARTS)[split.stem]
+        labels = _labels(rows)
+        spoilt = wanted.wrong + (wanted.mixed if row_by_row else 0.0)
+        labels[: round(spoilt * rows)] = (labels[: round(spoilt * rows)] + 1) % CLASSES
+        logits = np.eye(CLASSES, dtype=np.float32)[labels]
+        np.savez(target, **{"0/logits": logits, "0/candidate": np.array(_name(subject))})
+        return rows
+
+    def _memory(self, subject: Subject, *_: Any) -> memory.Peak:
+        """The highest peak comes second, so that neither the first nor the last of several is the highest."""
+        again = sum(call.stage == "memory" and call.names == (_name(subject),) for call in self.calls)
+        return memory.Peak(40.0, 60.0, self._of(subject).peak_mb - (1.0, 0.0, 2.0)[(again - 1) % 3])
+
+    def _latency(
+        self, subject: Subject, _signature: Signature, _split: Path, batch: int, calls: int
+    ) -> latency.LatencyRun:
+        wanted = self._of(subject)
+        return latency.LatencyRun(
+            _latencies(wanted, wanted.call_ms(batch, subject.options.threads), calls), wanted.unstable
+        )
+
+    def _end_to_end(self, subject: Subject, _raw: Path, calls: int) -> latency.LatencyRun:
+        wanted = self._of(subject)
+        return latency.LatencyRun(_latencies(wanted, wanted.call_ms(1) + 1.0, calls), wanted.unstable)
+
+    def _duel(self, a: Subject, b: Subject, _signature: Signature, _split: Path, batch: int | None) -> comparison.Duel:
+        rows = batch or MAX_BATCH
+        a_ms, b_ms = (self._of(who).call_ms(rows, who.options.threads) for who in (a, b))
+        moved = [1.0 + (self.noise, 0.0, -self.noise)[pair % 3] for pair in range(20)]
+        return comparison.Duel([[a_ms] * 5] * 20, [[b_ms * by] * 5 for by in moved], rows, rows)
+
+    def _curve(self, subject: Subject, *_: Any) -> list[CurvePoint]:
+        points = [(rows, self._of(subject).call_ms(rows)) for rows in (1, 2, 4, 8)]
+        return [CurvePoint({}, rows, ms, 1.25 * ms, 200) for rows, ms in points]
+
+    def _layouts(self, subject: Subject, _signature: Signature, _split: Path, cores: int) -> list[OperatingPoint]:
+        found = []
+        for threads, instances in operating.layouts(cores, subject.options.threads):
+            for rows in (1, 2, 4, 8):
+                ms = self._of(subject).call_ms(rows, threads)
+                found.append(OperatingPoint(threads, instances, rows, 1e3 * rows * instances / ms, ms, 1.25 * ms, 100))
+        return found
+
+    def _load(self, service: throughput.Service, _split: Path, qps: float, calls: int) -> throughput.Load:
+        wanted = self._of(service.subject)
+        answered: list[float | None] = [wanted.load_ms] * (calls - wanted.lost)
+        return throughput.Load([None] * wanted.lost + answered, qps * (calls - wanted.lost) / calls)
+
+    def _capacity(self, service: throughput.Service, *_: Any) -> throughput.Capacity:
+        return throughput.Capacity(self._of(service.subject).capacity_qps, 9)
+
+    def _golden(self, subject: Subject, *others: Any) -> golden.Recorded:
+        (others[-1] / golden.GOLDEN).write_text(f"answers of {_name(subject)}")
+        return golden.Recorded(8, 1e-3, 1e-3)
+
+    def _of(self, subject: Subject) -> Candidate:
+        return self.of(_name(subject))
+
+
+def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..., Any]]]:
+    """What a test calls each of the product's stage functions, and what answers in its place; pure ones answer themselves."""
+    return {
+        reading.read: ("read", fake._read),
+        export.convert: ("convert", fake._convert),
+        portable.take: ("code", fake._take),
+        candidates.build: ("build", fake._build),
+        screen.measure: ("screen", fake._screen),
+        answers.record: ("answers", fake._answers),
+        accuracy.judge: ("judge", accuracy.judge),
+        accuracy.changed: ("changed", accuracy.changed),
+        memory.measure: ("memory", fake._memory),
+        latency.measure: ("latency", fake._latency),
+        latency.measure_end_to_end: ("end-to-end", fake._end_to_end),
+        comparison.duel: ("duel", fake._duel),
+        curve.measure: ("curve", fake._curve),
+        operating.measure: ("layouts", fake._layouts),
+        throughput.measure: ("load", fake._load),
+        throughput.capacity: ("capacity", fake._capacity),
+        golden.record: ("golden", fake._golden),
+    }
+
+
+def _name(subject: Subject) -> str:
+    """The precision that a model file names in its first line; the source has no file."""
+    return "source" if subject.path is None else subject.path.read_bytes().split(b"\n", 1)[0].decode()
+
+
+def _names(args: tuple[Any, ...]) -> Iterator[str]:
+    """The candidates that a stage's arguments speak of."""
+    recorded = ""
+    for arg in args:
+        if isinstance(arg, Subject):
+            yield _name(arg)
+        elif isinstance(arg, throughput.Service):
+            yield _name(arg.subject)
+        elif isinstance(arg, Cell):
+            yield arg.precision
+        elif isinstance(arg, Path) and arg.name == "answers.npz" and arg.exists():
+            with np.load(arg) as archive:
+                recorded = str(archive["0/candidate"])
+    if recorded:  # the last of the recordings is the candidate's own
+        yield recorded
+
+
+def _details(stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:
+    if stage in ("answers", "judge"):
+        yield next(arg.stem for arg in args if isinstance(arg, Path) and arg.suffix == ".npz")
+    if stage == "screen":
+        yield f"threads={args[0].options.threads}"
+    if stage in ("latency", "end-to-end"):
+        yield str(args[-1])
+    if stage == "duel":
+        yield "best-batch" if args[-1] is None else f"batch={args[-1]}"
+    if kwargs.get("row_by_row"):
+        yield "alone"
+
+
+def _labels(rows: int) -> np.ndarray:
+    return np.arange(rows) % CLASSES
+
+
+def _split(rows: int) -> Batch:
+    x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+    return Batch({"x": x}, _labels(rows))
+
+
+def _latencies(wanted: Candidate, ms: float, calls: int) -> list[float]:
+    """Calls within 5 % of their median but for the slow ones, in an order in which neighbours are not alike."""
+    found = ms * np.linspace(0.95, 1.05, calls)
+    found[: round(wanted.slow * calls)] = wanted.slow_ms
+    return [round(float(value), 6) for value in np.random.default_rng(7).permutation(found)]
