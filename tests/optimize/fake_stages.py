@@ -84,10 +84,10 @@ class FakeClock(Clock):
     """Stands still, but for the stages that run."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds, self.moment = 0.0, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     def now(self) -> datetime:
-        return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        return self.moment
 
     def elapsed_s(self) -> float:
         return self.seconds
@@ -96,8 +96,9 @@ class FakeClock(Clock):
 class FakeStages(Isolated):
     """The stages of every candidate, which `found` names by precision; the source is `source`.
 
-    `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a duel. `source`, `data`
-    and `metric` are the digests of the user's files, for a test to change.
+    `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a duel. For a test to change
+    are the digests of the user's files (`source`, `data`, `metric`), what the source is converted to (`graph`, `signature`), and the
+    `code` of its `preprocess`.
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class FakeStages(Isolated):
     ) -> None:
         super().__init__()
         self.found, self.clashes, self.noise, self.rows = dict(found), set(clashes), noise, dict(rows)
-        self.source, self.data, self.metric = "5" * 64, "d" * 64, ""
+        self.source, self.data, self.metric, self.graph, self.signature = "5" * 64, "d" * 64, "", "graph", SIGNATURE
+        self.code = "def prepare(columns): return columns\n"
         self.calls: list[Call] = []
         self.clock = FakeClock()
         self.allowed_s: list[float] = []
@@ -127,7 +129,7 @@ class FakeStages(Isolated):
         self.calls.append(call)
         if call.stage == "duel" and frozenset(call.names) in self.clashes:
             raise CandidateError("they clash")
-        for name in call.names:
+        for name in call.names or ("source",):
             for words, error in self.of(name).breaks.items():
                 if set(words.split()) <= set(str(call).split()):
                     raise error if isinstance(error, Exception) else CandidateError(error)
@@ -155,14 +157,14 @@ class FakeStages(Isolated):
         return reading.Reading(self.source, self.data, self.rows, "torch-cpu", self.metric)
 
     def _convert(self, *args: Any) -> export.Conversion:
-        (args[-1] / export.BASELINE).write_text(f"graph of {self.source}")
-        return export.Conversion(SIGNATURE, 1e-6, ())
+        (args[-1] / export.BASELINE).write_text(self.graph)
+        return export.Conversion(self.signature, 1e-6, ())
 
     def _take(self, *args: Any) -> portable.Taken:
         folder: Path = args[-1]
         code = folder / portable.CODE
         code.mkdir()
-        (code / "prep.py").write_text("def prepare(columns): return columns\n")
+        (code / "prep.py").write_text(self.code)
         (folder / portable.GOLDEN).write_text("raw requests")
         return portable.Taken(("prep.py",), (TensorSpec("text", "object", ("batch",)),), 8)
 
@@ -268,32 +270,30 @@ def _name(subject: Subject) -> str:
 
 def _names(args: tuple[Any, ...]) -> Iterator[str]:
     """The candidates that a stage's arguments speak of."""
-    recorded = ""
-    for arg in args:
-        if isinstance(arg, Subject):
-            yield _name(arg)
-        elif isinstance(arg, throughput.Service):
-            yield _name(arg.subject)
-        elif isinstance(arg, Cell):
-            yield arg.precision
-        elif isinstance(arg, Path) and arg.name == "answers.npz" and arg.exists():
-            with np.load(arg) as archive:
-                recorded = str(archive["0/candidate"])
-    if recorded:  # the last of the recordings is the candidate's own
-        yield recorded
+    yield from (arg.precision for arg in args if isinstance(arg, Cell))
+    yield from map(_name, _subjects(args))
+    recorded = [arg for arg in args if isinstance(arg, Path) and arg.name == "answers.npz" and arg.exists()]
+    if recorded:
+        with np.load(recorded[-1]) as archive:  # the candidate's own answers come last
+            yield str(archive["0/candidate"])
+
+
+def _subjects(args: tuple[Any, ...]) -> list[Subject]:
+    served = [arg.subject for arg in args if isinstance(arg, throughput.Service)]
+    return [arg for arg in args if isinstance(arg, Subject)] + served
 
 
 def _details(stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:
     if stage in ("answers", "judge"):
         yield next(arg.stem for arg in args if isinstance(arg, Path) and arg.suffix == ".npz")
-    if stage == "screen":
-        yield f"threads={args[0].options.threads}"
     if stage in ("latency", "end-to-end"):
         yield str(args[-1])
     if stage == "duel":
         yield "best-batch" if args[-1] is None else f"batch={args[-1]}"
     if kwargs.get("row_by_row"):
         yield "alone"
+    counts = sorted({subject.options.threads for subject in _subjects(args)})
+    yield from (f"threads={count}" for count in counts if count > 1 or stage == "screen")
 
 
 def _labels(rows: int) -> np.ndarray:
