@@ -279,7 +279,12 @@ def main() -> None:
     """Run the command line; SIGTERM ends a command as Ctrl-C does."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    add_commands_above()
+    app()
+
+
+def add_commands_above() -> None:
+    """Complete `app` with the commands of the packages above."""
     for name, target in _COMMANDS_ABOVE.items():
         module, function = target.split(":")
         app.command(name)(_reported(getattr(importlib.import_module(module), function)))
-    app()
