@@ -23,6 +23,7 @@ from serve.reflection import add_reflection
 from serve.routes import SERVER_OPTIONS, add_services
 from serve.security import Gate
 from serve.servicer import Servicer
+from tests.serve import log_lines
 
 COMMAND = (str(Path(sys.executable).with_name("optimize")),)
 START_TIMEOUT_S = 120.0
@@ -126,12 +127,13 @@ class Served:
 
 @contextlib.contextmanager
 def served(registry: Path, *arguments: str) -> Iterator[Served]:
-    """`optimize serve` on a free port, until the block ends."""
+    """`optimize serve` on a free port, until the block ends; its log is then checked against the golden lines."""
     models = arguments.count("--model") or len(Registry(registry).models())
     with started(
         [*COMMAND, "serve", "--registry", str(registry), "--port", "0", *arguments], registry, models
     ) as service:
         yield service
+    log_lines.check(service.output)
 
 
 @contextlib.contextmanager
