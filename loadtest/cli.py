@@ -63,7 +63,7 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> Exit:
     """Hold a running service to its throughput budget, with calls that are due whether or not it keeps up."""
     from loadtest import report, run  # noqa: PLC0415 - `optimize --help` loads no heavy library
-    from serve.connection import Connection  # noqa: PLC0415 - as above
+    from serve.client.connection import Connection  # noqa: PLC0415 - as above
 
     declared = _declared(budget, model)
     qps = declared.throughput.qps

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from optimize.budgets import BATCH, ModelBudgets
 from optimize.errors import UserError
 from protos import open_inference_pb2 as pb
-from serve import codec
+from serve.client import codec
 
 Array = npt.NDArray[Any]
 Rows = Mapping[str, Sequence[Any]]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from loadtest.arrivals import Seconds
-from serve.connection import Connection
+from serve.client.connection import Connection
 
 PLAN_FILE = "plan.msgpack"
 CALLS_FILE = "calls.npz"

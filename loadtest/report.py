@@ -13,10 +13,10 @@ import numpy as np
 from loadtest.arrivals import Arrivals, Seconds
 from loadtest.results import Calls
 from loadtest.verdict import Generator
-from optimize.evidence.blocks import split_blocks
-from optimize.evidence.percentile import min_calls
-from optimize.evidence.quantile import quantile
 from optimize.manifest import Outcome, Verdict
+from optimize.statistics.blocks import split_blocks
+from optimize.statistics.percentile import min_calls
+from optimize.statistics.quantile import quantile
 
 _RANGE_NOTE = "The range is that of a rate's one-sided 95 % bounds, and of a p99 its best and its worst block."
 _BLOCKS_NOTE = (

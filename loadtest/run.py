@@ -16,8 +16,8 @@ from loadtest import payloads, plan, report, results, service, verdict
 from loadtest.arrivals import Arrivals, Seconds, schedule
 from optimize.budgets import ModelBudgets
 from optimize.errors import Exit, ProveserveError, UserError
-from optimize.evidence.blocks import BLOCKS, MIN_BLOCK_CALLS
-from serve.connection import Connection
+from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
+from serve.client.connection import Connection
 
 LEAD_IN_S = 2.0
 TIMEOUT_S = 10.0

@@ -7,7 +7,7 @@ import grpc
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
 from serve.client import Client
-from serve.connection import Connection
+from serve.client.connection import Connection
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CHANNEL_OPTIONS = (

@@ -7,10 +7,10 @@ from scipy.special import gammaincinv
 
 from loadtest.results import Calls
 from optimize.budgets import ThroughputBudget
-from optimize.evidence.blocks import BLOCKS, block_rule, split_blocks
-from optimize.evidence.finding import Finding
-from optimize.evidence.quantile import quantile
 from optimize.manifest import Outcome, Verdict
+from optimize.statistics.blocks import BLOCKS, block_rule, split_blocks
+from optimize.statistics.finding import Finding
+from optimize.statistics.quantile import quantile
 
 P99 = 0.99
 LATE_SHARE = 0.25

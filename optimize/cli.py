@@ -17,11 +17,11 @@ from typing import Annotated, Literal, ParamSpec
 import typer
 
 from optimize.errors import ArtifactError, Exit, ProveserveError, UserError
-from optimize.isolation import DEFAULT_TIMEOUT_S
+from optimize.execution.isolation import DEFAULT_TIMEOUT_S
 
 _COMMANDS_ABOVE = {
     "serve": "serve.cli:serve",
-    "token": "serve.tokens:token",
+    "token": "serve.access.auth_tokens:token",
     "score": "serve.scoring.cli:score",
     "loadtest": "loadtest.cli:loadtest",
 }
@@ -104,22 +104,24 @@ def export(
     ] = None,
 ) -> Exit:
     """Build cheaper variants, measure each against its budgets, and publish the winner."""
-    from optimize import pipeline, report, reporting, selection  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
-    from optimize.progress import shown  # noqa: PLC0415
+    from optimize import pipeline, report  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
+    from optimize.execution.progress import shown  # noqa: PLC0415
+    from optimize.report import outputs  # noqa: PLC0415
+    from optimize.tournament import choice  # noqa: PLC0415
 
     if quick and build_only:
         raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
     options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout)
-    registry = reporting.registry_of(budget)  # the file may be edited while an export runs
+    registry = outputs.registry_of(budget)  # the file may be edited while an export runs
     results = pipeline.export(budget, options, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
-    findings = reporting.of_run(registry, results)
+    findings = outputs.of_run(registry, results)
     if as_json:
-        typer.echo(reporting.document(findings))
-    for path in reporting.write(findings, report_to) if report_to else ():
+        typer.echo(outputs.document(findings))
+    for path in outputs.write(findings, report_to) if report_to else ():
         typer.echo(f"wrote {path}", err=True)
-    return selection.worst(result.exit for result in results)
+    return choice.worst(result.exit for result in results)
 
 
 @app.command()
@@ -131,16 +133,18 @@ def validate(
     as_json: JsonOption = False,
 ) -> Exit:
     """Judge a published version again, on this machine."""
-    from optimize import pipeline, report, reporting, selection  # noqa: PLC0415
-    from optimize.progress import shown  # noqa: PLC0415
+    from optimize import pipeline, report  # noqa: PLC0415
+    from optimize.execution.progress import shown  # noqa: PLC0415
+    from optimize.report import outputs  # noqa: PLC0415
+    from optimize.tournament import choice  # noqa: PLC0415
 
-    registry = reporting.registry_of(budget)
+    registry = outputs.registry_of(budget)
     results = pipeline.validate(budget, pipeline.Options(tuple(model or ())), version, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
     if as_json:
-        typer.echo(reporting.document(reporting.of_run(registry, results)))
-    return selection.worst(result.exit for result in results)
+        typer.echo(outputs.document(outputs.of_run(registry, results)))
+    return choice.worst(result.exit for result in results)
 
 
 @app.command()
@@ -152,15 +156,15 @@ def report(
     only: Annotated[Literal["html", "md", "json", "all"], typer.Option("--format", help="What to write.")] = "all",
 ) -> Exit:
     """Write what the last export found as one HTML page, as Markdown and as JSON; measures nothing."""
-    from optimize import reporting  # noqa: PLC0415
+    from optimize.report import outputs  # noqa: PLC0415
 
-    findings = reporting.collect(budget, tuple(model or ()))
+    findings = outputs.collect(budget, tuple(model or ()))
     for name in findings.absent:
         typer.echo(
             f"{name}: never exported, so not in the report; run: optimize export --budget {budget} --model {name}",
             err=True,
         )
-    for path in reporting.write(findings, output, reporting.FORMATS if only == "all" else (only,)):
+    for path in outputs.write(findings, output, outputs.FORMATS if only == "all" else (only,)):
         typer.echo(f"wrote {path}")
     return Exit.OK
 
@@ -172,7 +176,7 @@ def init(
     output: Annotated[Path, typer.Option(help="File to write; never overwritten.")] = Path("budgets.toml"),
 ) -> Exit:
     """Write a commented budgets.toml for a model."""
-    from optimize.scaffold import budgets_toml  # noqa: PLC0415
+    from optimize.init_file import budgets_toml  # noqa: PLC0415
 
     text = budgets_toml(model, Path.cwd(), output)
     try:
@@ -240,7 +244,7 @@ def gc(
     older_than: Annotated[float, typer.Option(help="Hours that a file must be old.", min=0)] = 24.0,
 ) -> Exit:
     """Delete files that no published version names, and cached work that no export used for 30 days."""
-    from optimize.cache import UNUSED_DAYS, sweep  # noqa: PLC0415
+    from optimize.execution.cache import UNUSED_DAYS, sweep  # noqa: PLC0415
     from optimize.manifest import counted  # noqa: PLC0415
     from optimize.registry import Registry  # noqa: PLC0415
 
@@ -263,14 +267,14 @@ def doctor(
     ] = None,
 ) -> Exit:
     """Say what this machine can build, run and measure, and which hardware the targets of a budgets file ask for."""
-    from optimize import budgets, diagnosis  # noqa: PLC0415
+    from optimize import budgets, doctor  # noqa: PLC0415
 
-    healthy, lines = diagnosis.diagnose()
+    healthy, lines = doctor.diagnose()
     for line in lines:
         typer.echo(line)
     usual = Path("budgets.toml")
     if budget is not None or usual.exists():
-        for line in diagnosis.asked(budgets.load(budget or usual)):
+        for line in doctor.asked(budgets.load(budget or usual)):
             typer.echo(line)
     return Exit.OK if healthy else Exit.BROKEN
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import msgspec
 
 from optimize import budgets as budgeting
-from optimize import candidates, estimate, finals, portable, selection, trials
-from optimize import export as exporting
-from optimize.bench import Bench, Progress, Silent, stored
-from optimize.cache import Cache, key_of
-from optimize.election import elected, standing, through, with_noise
-from optimize.environment import Environment, here
+from optimize.convert import baseline as exporting
+from optimize.convert import candidate_specs
+from optimize.convert.baseline import BASELINE, Conversion
 from optimize.errors import ArtifactError, CandidateError, Exit, ProveserveError, SourceError
-from optimize.export import BASELINE, Conversion
-from optimize.isolation import DEFAULT_TIMEOUT_S
+from optimize.execution.cache import Cache, key_of
+from optimize.execution.environment import Environment, here
+from optimize.execution.isolation import DEFAULT_TIMEOUT_S
+from optimize.execution.stage_runner import Bench, Progress, Silent, stored
 from optimize.manifest import (
     Artifact,
     Golden,
@@ -29,9 +28,12 @@ from optimize.manifest import (
     digest_of,
 )
 from optimize.measure import golden, operating
-from optimize.reading import PART_ROWS, RAW, Reading, read
 from optimize.registry import Registry, location
-from optimize.trials import Entrant, Ground
+from optimize.source import preprocess_package
+from optimize.source.loading import PART_ROWS, RAW, Reading, read
+from optimize.tournament import choice, estimate, finals, trials
+from optimize.tournament.trials import Entrant, Ground
+from optimize.tournament.winner import elected, standing, through, with_noise
 
 _ENGINE = (
     "built, not measured: an engine runs on the GPU that it was built for alone, so here it can neither pass nor win"
@@ -140,8 +142,8 @@ def _result(bench: Bench, registry: Registry, options: Options, published: Manif
         return _outcome(bench, options, error.exit_code, str(error))
     except OSError as error:
         return _outcome(bench, options, Exit.BROKEN, f"a file cannot be read or written: {error}")
-    code = selection.exit_of(tried, build_only=options.build_only)
-    lacking = selection.reason_of(bench.budgets, tried, quick=options.quick, build_only=options.build_only)
+    code = choice.exit_of(tried, build_only=options.build_only)
+    lacking = choice.reason_of(bench.budgets, tried, quick=options.quick, build_only=options.build_only)
     return _outcome(bench, options, code, f"{winner.candidate} wins" if winner else lacking, tried, winner)
 
 
@@ -194,7 +196,7 @@ def _proven(
         champion, entrants = elected(ground, entrants, finals.described if published is None else finals.loaded)
     reference = baseline.trial("not-measured", "the baseline of every comparison, never published")
     tried = [standing(bench, entrant, beaten=champion is not None and not entrant.loaded) for entrant in entrants]
-    crowned = selection.crowned([reference, *tried, *absent], champion.name if champion else None, bench.outdone)
+    crowned = choice.crowned([reference, *tried, *absent], champion.name if champion else None, bench.outdone)
     if champion is None:
         return crowned, None
     return crowned, _winner(registry, champion, published or _published(ground, registry, champion, crowned))
@@ -214,7 +216,7 @@ def _entrant(ground: Ground, registry: Registry, manifest: Manifest) -> Entrant:
     """A published version as an entrant, opened as it was measured."""
     precision, _, runtime = manifest.candidate.partition("@")
     path, artifact = registry.model_file(manifest), manifest.artifact
-    subject = ground.bench.subject(artifact.options, path)
+    subject = ground.subject(artifact.options, path)
     return Entrant(manifest.candidate, precision, runtime, subject, manifest.digest, artifact, settled=True)
 
 
@@ -261,7 +263,9 @@ def prepare(bench: Bench) -> Ground:
         if budgets.preprocess is not None and reading.rows:
             parts = (budgets.preprocess, reading.source_digest, reading.data_digest)
             raw = splits / f"{RAW}.npz"
-            taken = bench.build("code of preprocess", parts, portable.take, budgets.preprocess, bench.base, raw)
+            taken = bench.build(
+                "code of preprocess", parts, preprocess_package.take, budgets.preprocess, bench.base, raw
+            )
         folder = bench.build("export to ONNX", depends, exporting.convert, budgets, bench.base, splits)
     except CandidateError as error:
         raise SourceError(f"{budgets.source}: {error}") from None
@@ -299,12 +303,12 @@ def _baseline(ground: Ground, session: SessionOptions) -> Entrant:
 def _entered(ground: Ground, session: SessionOptions) -> tuple[list[Entrant], list[Trial]]:
     """Build every cell that applies; the others, with their reasons, are trials already."""
     entrants, absent = [], []
-    for cell in candidates.grid(ground.bench.budgets, ground.reading.rows, ground.bench.providers):
+    for cell in candidate_specs.grid(ground.bench.budgets, ground.reading.rows, ground.bench.providers):
         if cell.reason:
             absent.append(Trial(cell.name, cell.precision, cell.runtime, "n/a", cell.reason))
             continue
         try:
-            options = SessionOptions(cell.target, session.threads, candidates.disabled_optimizers(cell))
+            options = SessionOptions(cell.target, session.threads, candidate_specs.disabled_optimizers(cell))
             entrant = trials.enter(ground, cell, options)
             if cell.engine:
                 absent.append(entrant.trial("built", _ENGINE))
@@ -377,7 +381,9 @@ def _preprocessing(ground: Ground, registry: Registry) -> Preprocessing | None:
     spec = ground.bench.budgets.preprocess
     if spec is None or ground.portable is None:
         return None
-    return portable.published(spec, stored(ground.portable, portable.Taken), ground.portable, registry)
+    return preprocess_package.published(
+        spec, stored(ground.portable, preprocess_package.Taken), ground.portable, registry
+    )
 
 
 def _stored_artifact(registry: Registry, champion: Entrant) -> Artifact:

@@ -11,15 +11,17 @@ import psutil
 import typer
 
 from optimize.errors import Exit, UserError
-from optimize.machine import describe
+from optimize.execution.machine import describe
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from serve import haproxy, logs, ports, security, tls
-from serve.choices import chosen
-from serve.fitness import crowding
-from serve.interrupt import Interrupts
+from serve import logs
+from serve.access import auth, tls
+from serve.access.auth_tokens import read as read_tokens
+from serve.models.compatibility import crowding
 from serve.plan import Front, Plan, Route
-from serve.tokens import read as read_tokens
+from serve.processes import haproxy, ports
+from serve.processes.signals import Interrupts
+from serve.served_versions import chosen
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
@@ -75,7 +77,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> Exit:
     """Serve published models over gRPC (Open Inference Protocol) until SIGTERM or Ctrl-C."""
     tls_files = tls.chosen(tls_cert, tls_key, client_ca)
-    security.check_exposure(host, encrypted=tls_files is not None, insecure=insecure)
+    auth.check_exposure(host, encrypted=tls_files is not None, insecure=insecure)
     if tokens is not None:
         read_tokens(tokens)
     published = Registry(registry)
@@ -113,12 +115,12 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def run(plan: Plan, manifests: Sequence[Manifest], published: Registry) -> None:
     """Serve until a signal comes; one line for each version once all can be called."""
-    from serve import hardening  # noqa: PLC0415 - `optimize --help` loads no heavy library
+    from serve.rayserve import ray_patches  # noqa: PLC0415 - `optimize --help` loads no heavy library
 
-    os.environ.update(hardening.environment(plan))
-    from serve import app  # noqa: PLC0415 - ray reads its settings when it is imported
+    os.environ.update(ray_patches.environment(plan))
+    from serve.rayserve import service  # noqa: PLC0415 - ray reads its settings when it is imported
 
-    with Interrupts() as interrupts, app.running(plan, interrupts):
+    with Interrupts() as interrupts, service.running(plan, interrupts):
         here = describe()
         for manifest in manifests:
             typer.echo(ready_line(manifest, plan, measured_here=published.measured_on(manifest, here)))
@@ -132,21 +134,21 @@ def write_config(path: Path, plan: Plan, manifests: Sequence[Manifest], max_repl
     Raises:
         UserError: It cannot be written, or the plan is not one for a cluster.
     """
-    from serve import config  # noqa: PLC0415 - as above
+    from serve.rayserve import cluster_config  # noqa: PLC0415 - as above
 
     if plan.tls is not None:
         raise UserError(
             "--config-out takes no TLS, since Serve's proxies speak none; leave out --tls-cert, --tls-key and --client-ca,"
             " and let the cluster encrypt"
         )
-    sizing = config.sized(manifests, plan.replicas, max_replicas)
+    sizing = cluster_config.sized(manifests, plan.replicas, max_replicas)
     node = msgspec.structs.replace(
         plan,
         replicas=1,
         port=plan.port or DEFAULT_PORT,
-        metrics_port=plan.metrics_port or config.DEFAULT_METRICS_PORT,
+        metrics_port=plan.metrics_port or cluster_config.DEFAULT_METRICS_PORT,
     )
-    config.write(path, config.text(config.document(node, sizing)))
+    cluster_config.write(path, cluster_config.text(cluster_config.document(node, sizing)))
     upper = f" to {sizing.max_replicas}" if sizing.max_replicas > sizing.replicas else ""
     typer.echo(f"wrote {path}: {sizing.replicas}{upper} replicas of {sizing.cores} cores; next: serve deploy {path}")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from serve.choices import Choice
-from serve.tls import TlsFiles
+from serve.access.tls import TlsFiles
+from serve.served_versions import Choice
 
 
 class Route(StrEnum):

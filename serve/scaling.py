@@ -1,38 +1,5 @@
-"""How many replicas a deployed service wants: the policy that Ray Serve's controller asks.
+"""A name that config files of earlier releases contain, for `serve deploy`."""
 
-Serve's own counts the calls that pass through Serve, and calls that a replica takes itself do not. So replicas report how long their
-queues will take, as the batchers predict, and how busy they are (`serve.load`).
-"""
+from serve.monitoring.autoscaling import Backlog
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
-POLICY = "serve.scaling:Backlog"
-"""Import path of the policy, for Serve's `autoscaling_config`."""
-
-DRAIN_S = "drain_s"
-BUSY_SHARE = "busy_share"
-
-
-class Context(Protocol):
-    """What Ray Serve tells a policy, as far as it is needed here."""
-
-    target_num_replicas: int
-    aggregated_metrics: Mapping[str, Mapping[Any, float]] | None
-
-
-class Backlog:
-    """As many replicas as work off what waits within `target_drain_s`, and are busy for `max_load` of their time at most."""
-
-    def __init__(self, target_drain_s: float, max_load: float) -> None:
-        self._target_drain_s = target_drain_s
-        self._max_load = max_load
-
-    def __call__(self, context: Context) -> tuple[float, dict[str, Any]]:
-        """The wanted number, which Serve rounds up, delays and bounds; as many as now while nothing was reported."""
-        reported = context.aggregated_metrics or {}
-        drains_s, shares = reported.get(DRAIN_S, {}).values(), reported.get(BUSY_SHARE, {}).values()
-        if not drains_s or not shares:
-            return context.target_num_replicas, {}
-        # A replica that has just started reports nothing yet, and has nothing to do.
-        return max(sum(drains_s) / self._target_drain_s, sum(shares) / self._max_load, 1.0), {}
+__all__ = ["Backlog"]

@@ -5,10 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from optimize import portable
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from optimize.source import samples
+from optimize.source import preprocess_package, samples
 from optimize.source.samples import Batch
 from tests import published
 
@@ -50,16 +49,16 @@ def raw(folder: Path) -> Path:
     return folder / "raw.npz"
 
 
-def taken(folder: Path, code: dict[str, str] | None = None) -> tuple[portable.Taken, Path]:
+def taken(folder: Path, code: dict[str, str] | None = None) -> tuple[preprocess_package.Taken, Path]:
     """What is taken along of the code, and the folder that it was taken to."""
     target = folder / "taken"
     target.mkdir()
-    return portable.take(SPEC, project(folder / "project", code), raw(folder), target), target
+    return preprocess_package.take(SPEC, project(folder / "project", code), raw(folder), target), target
 
 
 def publish(root: Path, name: str, factor: float, folder: Path, code: dict[str, str] | None = None) -> Manifest:
     """Publish `factor` times the counts of a text as the next version of `name`."""
     registry = Registry(root)
-    preprocessing = portable.published(SPEC, *taken(folder, code), registry)
+    preprocessing = preprocess_package.published(SPEC, *taken(folder, code), registry)
     plain = published.publish(root, f"{name}-plain", published.scale(factor), folder)
     return registry.publish(msgspec.structs.replace(plain, model=name, preprocessing=preprocessing))

@@ -18,11 +18,11 @@ import grpc
 import psutil
 
 from optimize.registry import Registry
-from serve.hosting import Models
-from serve.reflection import add_reflection
-from serve.routes import SERVER_OPTIONS, add_services
-from serve.security import Gate
-from serve.servicer import Servicer
+from serve.access.auth import Gate
+from serve.models.hosting import Models
+from serve.transport.handlers import SERVER_OPTIONS, add_services
+from serve.transport.reflection import add_reflection
+from serve.transport.servicer import Servicer
 from tests.serve import log_lines
 
 COMMAND = (str(Path(sys.executable).with_name("optimize")),)

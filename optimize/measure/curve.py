@@ -10,8 +10,8 @@ from optimize.budgets import BATCH
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import requests, timed
 from optimize.runtime.session import Session
+from optimize.source.model_ref import Subject, opened
 from optimize.source.samples import Arrays
-from optimize.subject import Subject, opened
 
 _MIN_CALLS, _MAX_CALLS = 20, 200
 _MAX_S = 1.0

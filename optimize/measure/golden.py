@@ -8,8 +8,8 @@ from msgspec import Struct
 from optimize.budgets import BATCH
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests
+from optimize.source.model_ref import Subject, opened
 from optimize.source.samples import Arrays, storable
-from optimize.subject import Subject, opened
 
 GOLDEN = "golden.npz"
 _COUNT = 8

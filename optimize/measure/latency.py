@@ -13,8 +13,8 @@ from optimize.errors import SourceError
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.source import samples as sampling
+from optimize.source.model_ref import Subject, opened
 from optimize.source.preprocess import Preprocess
-from optimize.subject import Subject, opened
 
 WARM_UP_CALLS = 50
 WARM_UP_MIN_S = 2.0

@@ -11,10 +11,10 @@ from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 from optimize.manifest import Signature
 from optimize.measure.workload import requests
-from optimize.subject import Subject, opened
+from optimize.source.model_ref import Subject, opened
 
 # By import string, since the package that serves stands above this one.
-_SERVING = ("ray", "grpc", "serve.deployment")
+_SERVING = ("ray", "grpc", "serve.rayserve.deployment")
 # Inputs count as memory of the process, so few of them are kept.
 _DIFFERENT = 2
 _STILL_CALLS = 10

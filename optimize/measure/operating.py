@@ -13,8 +13,8 @@ from optimize.manifest import OperatingPoint, Signature
 from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
+from optimize.source.model_ref import Subject, opened_instances
 from optimize.source.samples import Arrays
-from optimize.subject import Subject, opened_instances
 
 _TRIAL_S = 0.5
 _MIN_CALLS = 4

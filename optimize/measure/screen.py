@@ -11,7 +11,7 @@ from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Array, first_line
-from optimize.subject import Subject, opened
+from optimize.source.model_ref import Subject, opened
 
 SANITY_CALLS = 8
 SCREEN_CALLS = 20

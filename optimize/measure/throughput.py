@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from optimize.evidence.blocks import BLOCKS, MIN_BLOCK_CALLS
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import opt_sizes, requests
-from optimize.runtime.batcher import Batcher, BatcherOptions
-from optimize.runtime.curve import Curve
+from optimize.runtime.batching.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.curve import Curve
+from optimize.source.model_ref import Subject, opened_instances
 from optimize.source.samples import Arrays
-from optimize.subject import Subject, opened_instances
+from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 
 JUDGED_CALLS = BLOCKS * MIN_BLOCK_CALLS
 SEED = 20_240_103

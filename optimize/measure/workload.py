@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from optimize.budgets import BATCH
-from optimize.export import shaped
+from optimize.convert.baseline import shaped
 from optimize.manifest import Signature
 from optimize.runtime.session import Session
 from optimize.source import samples as sampling

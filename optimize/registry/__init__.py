@@ -11,6 +11,6 @@ stand in `published`; `folder` and `bucket` give them the few operations of `sto
 a folder, which no reader looks at.
 """
 
-from optimize.registry.published import Registry, location
+from optimize.registry.versions import Registry, location
 
 __all__ = ["Registry", "location"]

@@ -17,10 +17,10 @@ from typing import Any
 from s3fs import S3FileSystem
 
 from optimize.errors import ProveserveError, UserError
+from optimize.execution.atomic import beside
 from optimize.manifest import Blob, digest_of
-from optimize.registry.replies import code_of, is_absent, told
+from optimize.registry.s3_errors import code_of, is_absent, told
 from optimize.registry.store import Entry, blob_key, damaged, missing
-from optimize.registry.whole import beside
 
 ONE_PUT_BYTES = 256 << 20
 """A file up to this size is uploaded from memory in one request, a larger one in parts."""

@@ -7,9 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+from optimize.execution.atomic import beside, flush, write
 from optimize.manifest import Blob, digest_of
 from optimize.registry.store import Entry, blob_key, damaged, missing
-from optimize.registry.whole import beside, flush, write
 
 _CHUNK_BYTES = 1 << 20
 _SCRATCH = ".cache"

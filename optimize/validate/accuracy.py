@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from optimize.budgets import AccuracyBudget
 from optimize.errors import SourceError
-from optimize.evidence import accuracy as rules
-from optimize.evidence import metrics
-from optimize.evidence.finding import Finding
 from optimize.manifest import Signature
 from optimize.runtime.session import first_line
 from optimize.source import samples as sampling
 from optimize.source.imports import attribute
+from optimize.statistics import drop as rules
+from optimize.statistics import metrics
+from optimize.statistics.finding import Finding
 from optimize.validate import answers
 
 Array = npt.NDArray[Any]

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from optimize.budgets import BATCH
 from optimize.errors import CandidateError
-from optimize.machine import cores
+from optimize.execution.machine import cores
 from optimize.manifest import Signature
 from optimize.runtime.session import Session, first_line
 from optimize.source import samples as sampling
+from optimize.source.model_ref import Subject, opened_instances
 from optimize.source.samples import Arrays, Batch
-from optimize.subject import Subject, opened_instances
 
 Array = npt.NDArray[Any]
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 from optimize.errors import ArtifactError, UserError
 from optimize.manifest import Manifest, Preprocessing, Signature
 from optimize.registry import Registry
-from serve.scoring import plan, progress
+from serve.scoring import partition, progress
 from serve.scoring.answers import output_schema
-from serve.scoring.cluster import local_ray
 from serve.scoring.columns import check_schema
-from serve.scoring.folder import JOB_SCHEMA, Job, Summary, check_free, held, recorded
-from serve.scoring.source import Source, describe, stored_row_bytes
+from serve.scoring.input_file import Source, describe, stored_row_bytes
+from serve.scoring.local_ray import local_ray
+from serve.scoring.output_folder import JOB_SCHEMA, Job, Summary, check_free, held, recorded
 from serve.scoring.worker import Work
 
 
@@ -45,7 +45,7 @@ def run(request: Request) -> Summary:
     begun = recorded(request.output) if request.resume else None
     registry = Registry(request.registry)
     manifest = _manifest(registry, request, begun)
-    layout = plan.layout(manifest)
+    layout = partition.layout(manifest)
     workers = worker_count(request.workers, layout.options.threads, len(os.sched_getaffinity(0)))
     source, metadata, schema = describe(request.input)
     preprocessing = _preprocessing(manifest, schema)
@@ -53,7 +53,7 @@ def run(request: Request) -> Summary:
     instead = () if manifest.preprocessing is None else tuple(spec.name for spec in manifest.preprocessing.columns)
     check_schema(schema, read, str(request.input), instead)
     job = _job(manifest, layout, source, stored_row_bytes(metadata, [spec.name for spec in read.inputs]))
-    tasks = plan.tasks(source.row_groups, job.slice_rows, layout.batch)
+    tasks = partition.tasks(source.row_groups, job.slice_rows, layout.batch)
     if begun is None:
         check_free(request.output)
     with held(request.output, job) as folder:
@@ -105,17 +105,17 @@ def _manifest(registry: Registry, request: Request, begun: Job | None) -> Manife
     return manifest
 
 
-def _job(manifest: Manifest, layout: plan.Layout, source: Source, stored_bytes: float) -> Job:
+def _job(manifest: Manifest, layout: partition.Layout, source: Source, stored_bytes: float) -> Job:
     signature = manifest.signature
     columns: pa.Schema = output_schema(signature)
-    row_bytes = plan.row_bytes(signature, stored_bytes)
+    row_bytes = partition.row_bytes(signature, stored_bytes)
     return Job(
         schema=JOB_SCHEMA,
         model=manifest.model,
         version=manifest.version,
         digest=manifest.digest,
         input=source,
-        slice_rows=plan.slice_rows(source.rows, row_bytes, layout.row_s, layout.batch),
+        slice_rows=partition.slice_rows(source.rows, row_bytes, layout.row_s, layout.batch),
         columns=tuple(f"{field.name}: {field.type}" for field in columns),
     )
 
@@ -132,7 +132,7 @@ def _work(
     registry: Registry,
     request: Request,
     manifest: Manifest,
-    layout: plan.Layout,
+    layout: partition.Layout,
     job: Job,
     preprocessing: Preprocessing | None,
 ) -> Work:
@@ -152,7 +152,7 @@ def _work(
     )
 
 
-def _score(work: Work, missing: list[plan.Task], workers: int) -> float:
+def _score(work: Work, missing: list[partition.Task], workers: int) -> float:
     """Score tasks over workers; returns the seconds from the first that was open to the last part."""
     progress.note(f"starting {workers} worker{'s' if workers > 1 else ''}")
     with local_ray(workers * work.options.threads) as interrupts:

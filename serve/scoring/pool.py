@@ -8,7 +8,7 @@ import ray
 
 from optimize.errors import ProveserveError
 from optimize.runtime.session import first_line
-from serve.scoring.plan import Task
+from serve.scoring.partition import Task
 from serve.scoring.worker import Scorer, Work
 
 MAX_ATTEMPTS = 3

@@ -6,20 +6,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from optimize import portable
 from optimize.errors import InputError, ProveserveError
 from optimize.manifest import Golden, Preprocessing, SessionOptions, Signature, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
 from optimize.runtime.session import Arrays, OnnxSession, check_inputs, first_line
+from optimize.source import preprocess_package
 from optimize.source.preprocess import Preprocess
 from serve.scoring.answers import Answers
 from serve.scoring.batches import Slice
 from serve.scoring.columns import Indices, decode
-from serve.scoring.folder import write_part
-from serve.scoring.plan import Task
-from serve.scoring.raw import prepared
-from serve.scoring.source import Reader, Source
+from serve.scoring.input_file import Reader, Source
+from serve.scoring.output_folder import write_part
+from serve.scoring.partition import Task
+from serve.scoring.raw_columns import prepared
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Scorer:
             replay(self._session, work.golden_path, work.golden)
             self._preprocess: Preprocess | None = None
             if work.preprocessing is not None:
-                restored = portable.restored(work.preprocessing, Registry(work.registry))
+                restored = preprocess_package.restored(work.preprocessing, Registry(work.registry))
                 self._preprocess = stack.enter_context(restored)
             self._reader = stack.enter_context(
                 Reader(work.source, [spec.name for spec in work.columns], work.slice_rows)

@@ -7,9 +7,9 @@ from pathlib import Path
 import grpc
 
 from optimize.registry import Registry
-from serve.hosting import Models
-from serve.routes import SERVER_OPTIONS, add_services
-from serve.servicer import Servicer
+from serve.models.hosting import Models
+from serve.transport.handlers import SERVER_OPTIONS, add_services
+from serve.transport.servicer import Servicer
 
 
 async def main(registry: Registry) -> None:

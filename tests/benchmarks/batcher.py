@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, SessionOptions, Signature, TensorSpec
-from optimize.runtime import packing
-from optimize.runtime.batcher import Batcher, BatcherOptions, QueueFull
-from optimize.runtime.curve import Curve
-from optimize.runtime.forecast import Forecast
+from optimize.runtime.batching import batch_formation
+from optimize.runtime.batching.batcher import Batcher, BatcherOptions, QueueFull
+from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.latency_model import Forecast
 from optimize.runtime.session import Array, Arrays, OnnxSession, Session
 from tests.optimize.runtime.fakes import linear_curve
 from tests.optimize.runtime.simulation import Load, Simulation
@@ -126,12 +126,12 @@ def overload() -> None:
     An execution takes 4 ms and 0.5 ms a row, at 80 to 110 % of what the curve says.
     """
     noise = (0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
-    rule = packing.WORTH_GIVING_UP
+    rule = batch_formation.WORTH_GIVING_UP
     print("answers in time, as a share of capacity (simulated): with the rule that gives requests up, and without it")
     for load in (1.0, 2.0):
         for timeout_s in (0.05, 0.1, 0.2, 1.0):
             shares = []
-            for packing.WORTH_GIVING_UP in (rule, math.inf):
+            for batch_formation.WORTH_GIVING_UP in (rule, math.inf):
                 forecast = Forecast(linear_curve(0.004, 0.0005, MAX_BATCH), (), MAX_BATCH)
                 capacity = MAX_BATCH / (forecast.promised_s(MAX_BATCH, ()) * sum(noise) / len(noise))
                 offered = Load(load * capacity, 10.0, lambda _, timeout_s=timeout_s: timeout_s)
@@ -139,7 +139,7 @@ def overload() -> None:
                 simulation.run()
                 shares.append(simulation.in_time / 10.0 / capacity)
             print(f"  load {load:.0f} x, deadlines {1e3 * timeout_s:>5.0f} ms  {shares[0]:>6.2f}  {shares[1]:>6.2f}")
-    packing.WORTH_GIVING_UP = rule
+    batch_formation.WORTH_GIVING_UP = rule
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How often the rules of `optimize.evidence` err where the truth is exactly at the limit: by simulation, or exactly."""
+"""How often the rules of `optimize.statistics` err where the truth is exactly at the limit: by simulation, or exactly."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from optimize.evidence import binomial, paired
-from optimize.evidence.accuracy import score_drop, set_drop
-from optimize.evidence.blocks import BLOCKS, SATURATED
-from optimize.evidence.comparison import faster, machine_noise
-from optimize.evidence.metrics import built_in
-from optimize.evidence.percentile import ALPHA, LOOKS, look, pooled
-from optimize.evidence.quantile import rank
-from optimize.evidence.ranks import autocorrelation
+from optimize.statistics import binomial, paired
+from optimize.statistics.blocks import BLOCKS, SATURATED
+from optimize.statistics.comparison import faster, machine_noise
+from optimize.statistics.drop import score_drop, set_drop
+from optimize.statistics.metrics import built_in
+from optimize.statistics.percentile import ALPHA, LOOKS, look, pooled
+from optimize.statistics.quantile import rank
+from optimize.statistics.ranks import autocorrelation
 from tests.benchmarks.traffic import SPREAD, ar1_percentile, md1, md1_percentile
 
 Floats = npt.NDArray[np.float64]

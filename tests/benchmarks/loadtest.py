@@ -19,7 +19,7 @@ import grpc
 from loadtest import report, run
 from optimize.budgets import ModelBudgets, ThroughputBudget
 from protos import open_inference_pb2 as pb
-from serve.connection import Connection
+from serve.client.connection import Connection
 from tests.loadtest import service
 
 SECONDS = 3.0

@@ -31,8 +31,8 @@ import psutil
 import uvloop
 
 from optimize.runtime.session import instances
-from serve import codec
-from serve.metrics import Calls
+from serve.client import codec
+from serve.monitoring.metrics import Calls
 from tests.benchmarks import serve_clients as clients
 from tests.benchmarks import serve_models as models
 from tests.benchmarks import serve_wire as wire

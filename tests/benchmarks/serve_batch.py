@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import ray.serve
 
-from optimize.machine import cores
+from optimize.execution.machine import cores
 from optimize.registry import Registry
 from optimize.runtime.session import OnnxSession
 from protos import open_inference_pb2 as pb
-from serve import codec
+from serve.client import codec
 from serve.plan import Plan
 from tests.benchmarks.serve_rivals import BATCH_WAIT_S
 

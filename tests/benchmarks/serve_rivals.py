@@ -19,9 +19,9 @@ from typing import Any
 from grpc.aio._server import Server
 
 from optimize.registry import Registry
-from serve import hardening
-from serve.choices import Choice
 from serve.plan import Plan, Route
+from serve.rayserve import ray_patches
+from serve.served_versions import Choice
 from tests.serving import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,14 +42,14 @@ def deployed(plan: Plan, application: Any, hook: str) -> Iterator[None]:
     from ray.serve.config import gRPCOptions
     from ray.serve.schema import LoggingConfig
 
-    from serve.guard import MARK, guarded
+    from serve.processes.process_reaper import MARK, guarded
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir="/tmp"))
     with guarded(folder) as mark:
         os.environ[MARK] = mark
         os.environ["PYTHONPATH"] = str(REPOSITORY)  # workers import the hook before they know the driver's path
-        hardening.hear_daemons(lambda text: print(text, file=sys.stderr))
+        ray_patches.hear_daemons(lambda text: print(text, file=sys.stderr))
         ray.init(
             address="local",
             num_cpus=4,
@@ -65,33 +65,35 @@ def deployed(plan: Plan, application: Any, hook: str) -> Iterator[None]:
             ray.serve.start(
                 http_options={"host": "127.0.0.1", "port": free_port()},
                 grpc_options=gRPCOptions(
-                    port=plan.port, grpc_servicer_functions=["serve.hardening.add_services"], enable_reflection=False
+                    port=plan.port,
+                    grpc_servicer_functions=["serve.rayserve.ray_patches.add_services"],
+                    enable_reflection=False,
                 ),
                 logging_config=LoggingConfig(log_level="ERROR"),
             )
             ray.serve.run(application(), name="rival", route_prefix="/rival")
             yield
         finally:
-            hardening.hear_daemons(lambda _: None)  # that actors die is what was asked for
+            ray_patches.hear_daemons(lambda _: None)  # that actors die is what was asked for
             ray.serve.shutdown()
             ray.shutdown()
 
 
 def proxy(plan: Plan) -> contextlib.AbstractContextManager[None]:
     """Serve's gRPC proxy in front of our deployment."""
-    settings = hardening.environment(plan)
+    settings = ray_patches.environment(plan)
     os.environ.update({name: value for name, value in settings.items() if not name.startswith(_PROXY_SETTINGS)})
-    from serve import app
+    from serve.rayserve import service
 
-    return deployed(plan, lambda: app.build(plan), "tests.benchmarks.serve_rivals.on_loopback")
+    return deployed(plan, lambda: service.build(plan), "tests.benchmarks.serve_rivals.on_loopback")
 
 
 def batch(plan: Plan) -> contextlib.AbstractContextManager[None]:
     """`@serve.batch`, without a proxy."""
-    os.environ.update(hardening.environment(plan))
+    os.environ.update(ray_patches.environment(plan))
     from tests.benchmarks.serve_batch import build
 
-    return deployed(plan, lambda: build(plan), hardening.WORKER_HOOK)
+    return deployed(plan, lambda: build(plan), ray_patches.WORKER_HOOK)
 
 
 def eager(plan: Plan) -> contextlib.AbstractContextManager[None]:

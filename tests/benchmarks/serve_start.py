@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize.registry import Registry
-from serve.footprint import allowance
+from serve.monitoring.memory import allowance
 from tests.serving import Served, served
 
 TIMEOUT_S = 10.0

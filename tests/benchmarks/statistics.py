@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from optimize.evidence.percentile import ALPHA, LOOKS
+from optimize.statistics.percentile import ALPHA, LOOKS
 from tests.benchmarks import false_verdicts as errors
 from tests.benchmarks.traffic import ar1, ar1_percentile
 

@@ -9,8 +9,8 @@ import pytest
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec
-from serve.hosting import Models
+from serve.client import codec
+from serve.models.hosting import Models
 from tests.conformance import models
 from tests.serving import Served, bare, served
 

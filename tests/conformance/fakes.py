@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from optimize.manifest import CurvePoint, Manifest
-from optimize.runtime.batcher import Batcher, BatcherOptions
-from optimize.runtime.curve import Curve
+from optimize.runtime.batching.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.curve import Curve
 from optimize.runtime.session import Array, Arrays
-from serve.hosting import Hosted
+from serve.models.hosting import Hosted
 from tests.published import identity, publish
 
 WAIT_S = 20.0

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from serve import hosting
-from serve.deployment import ModelServer
-from serve.hosting import Hosted
+from serve.models import hosting
+from serve.models.hosting import Hosted
 from serve.plan import Plan
+from serve.rayserve.deployment import ModelServer
 from tests.conformance.fakes import HeldModel, HeldSession, answer_controls, hosted
 
 SOCKET = "PROVESERVE_TEST_SOCKET"

@@ -13,7 +13,7 @@ import numpy as np
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec
+from serve.client import codec
 
 CALL_TIMEOUT_S = 20.0
 PAUSE_AFTER_ERROR_S = 0.05

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec
+from serve.client import codec
 from tests.conformance import models
 from tests.conformance.conftest import TIMEOUT_S, Target
 

@@ -10,7 +10,7 @@ from optimize.budgets import Dim
 from optimize.recipes import int8_dynamic
 from optimize.runtime.session import Arrays
 from protos import open_inference_pb2_grpc
-from serve import codec
+from serve.client import codec
 from tests.conformance.conftest import TIMEOUT_S
 from tests.optimize.recipes import exported
 from tests.published import publish_file

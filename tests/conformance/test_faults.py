@@ -19,8 +19,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimize.registry import Registry
-from serve import ports
 from serve.client import Client
+from serve.processes import ports
 from tests.conformance.load import Load, under_load
 from tests.published import publish, scale
 from tests.serving import COMMAND, Served, served, started

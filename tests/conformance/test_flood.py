@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec
+from serve.client import codec
 from tests.published import publish
 from tests.serving import Served, served
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from optimize.registry import Registry
-from serve import ports
-from serve.guard import MARK
+from serve.processes import ports
+from serve.processes.process_reaper import MARK
 from tests.conformance.load import under_load
 from tests.conformance.test_faults import (
     REPOSITORY,

@@ -12,8 +12,8 @@ import pytest
 from grpc import StatusCode
 
 from protos import open_inference_pb2 as pb
-from serve import codec
-from serve.routes import BODY_TIMEOUT_S
+from serve.client import codec
+from serve.transport.handlers import BODY_TIMEOUT_S
 from tests.conformance import http2
 from tests.conformance.conftest import TIMEOUT_S, Target
 

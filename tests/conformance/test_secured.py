@@ -24,10 +24,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec, tls, tokens, watched
-from serve.hosting import Models
-from serve.security import Gate
-from serve.tls import TlsFiles
+from serve.access import auth_tokens, tls, watched_files
+from serve.access.auth import Gate
+from serve.access.tls import TlsFiles
+from serve.client import codec
+from serve.models.hosting import Models
 from tests.certificates import Certificates, issue
 from tests.conformance.conftest import SERVED
 from tests.published import identity, publish, scale
@@ -100,7 +101,7 @@ def running(
     folder = tmp_path_factory.mktemp("secured")
     certificates = issue(folder)
     path = folder / "tokens"
-    token, limited = tokens.add(path, "all", []), tokens.add(path, "limited", ["double"])
+    token, limited = auth_tokens.add(path, "all", []), auth_tokens.add(path, "limited", ["double"])
     files = TlsFiles(certificates.server, certificates.server_key, certificates.ca)
     registry = Registry(models)
 
@@ -109,7 +110,7 @@ def running(
             await hosted.load(registry, registry.load(name))
 
     if request.param == "bare":
-        gate = Gate(tokens.TokensFile(path).current)
+        gate = Gate(auth_tokens.TokensFile(path).current)
         started = bare(registry.models(), fill, gate, tls.server_credentials(files))
     else:
         options = {"--tls-cert": files.cert, "--tls-key": files.key, "--client-ca": files.client_ca, "--tokens": path}
@@ -249,13 +250,13 @@ def test_garbage_to_reflection_is_refused_without_a_class_name(secured: Secured)
 
 def test_a_changed_tokens_file_counts(secured: Secured) -> None:
     before = secured.tokens_file.read_text()
-    fresh = tokens.add(secured.tokens_file, "fresh", ["identity"])
+    fresh = auth_tokens.add(secured.tokens_file, "fresh", ["identity"])
     until(lambda: secured.infer("identity", fresh) is StatusCode.OK)
     secured.tokens_file.write_text(before)
     until(lambda: secured.infer("identity", fresh) is StatusCode.UNAUTHENTICATED)
     secured.tokens_file.write_text("broken\n")
     try:
-        time.sleep(watched.CHECK_PERIOD_S)
+        time.sleep(watched_files.CHECK_PERIOD_S)
         assert secured.infer() is StatusCode.OK
     finally:
         secured.tokens_file.write_text(before)

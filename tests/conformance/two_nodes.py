@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from optimize.registry import Registry
-from serve import hardening
-from serve.choices import chosen
 from serve.cli import listening
-from serve.interrupt import Interrupts
 from serve.plan import Plan
+from serve.processes.signals import Interrupts
+from serve.rayserve import ray_patches
+from serve.served_versions import chosen
 
 REPLICAS = 2
 STORE_BYTES = 80 << 20
@@ -40,16 +40,16 @@ def main() -> None:
     registry = Registry(sys.argv[1])
     plan = Plan(str(Path(sys.argv[1]).absolute()), tuple(chosen(registry, [])), "127.0.0.1", 0, REPLICAS)
     plan = listening(plan, in_front="--haproxy" in sys.argv)
-    os.environ.update(hardening.environment(plan))
+    os.environ.update(ray_patches.environment(plan))
     os.environ["RAY_TMPDIR"] = sys.argv[2]  # where the first node writes its address, for others to find
     # Ray reads its settings when it is imported.
     import ray
 
-    from serve import app
+    from serve.rayserve import service
 
     start = ray.init
     ray.init = lambda **options: start(**joined(options))
-    with Interrupts() as interrupts, app.running(plan, interrupts):
+    with Interrupts() as interrupts, service.running(plan, interrupts):
         metrics = ",".join(f"127.0.0.1:{port}" for port in plan.metrics_ports)
         print(f"READY scaled address={','.join(plan.addresses)} metrics={metrics} ", flush=True)
         interrupts.wait()

@@ -1,4 +1,4 @@
-"""What makes candidates go wrong: recipes in place of `optimize.candidates.build`, duels and golden answers that break."""
+"""What makes candidates go wrong: recipes in place of the build of a candidate, comparisons and golden answers that break."""
 
 import json
 import os
@@ -8,15 +8,15 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from optimize import candidates
-from optimize.candidates import Build, Cell
-from optimize.measure import comparison
-from optimize.measure.comparison import Duel
-from optimize.subject import Subject
+from optimize.convert import candidate_specs
+from optimize.convert.candidate_specs import Build, Cell
+from optimize.measure import interleaved
+from optimize.measure.interleaved import Duel
+from optimize.source.model_ref import Subject
 from tests.exporting import CLASSES, FEATURES
 
-honest = candidates.build
-honest_duel = comparison.duel
+honest = candidate_specs.build
+honest_duel = interleaved.duel
 
 
 def duel_without_int8(a: Subject, b: Subject, *rest: Any) -> Duel:

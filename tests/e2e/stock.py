@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from optimize import portable
 from optimize.manifest import TensorSpec
 from optimize.registry import Registry
 from optimize.runtime.session import Arrays, OnnxSession
-from serve.codec import datatype_of
+from optimize.source import preprocess_package
+from serve.client.codec import datatype_of
 
 REPOSITORY = Path(__file__).parents[2]
 WAYS = ("raw", "typed", "raw_async", "typed_async")
@@ -43,7 +43,7 @@ def in_process(root: Path, model: str, inputs: Arrays) -> Arrays:
     manifest = registry.load(model)
     if not inputs.keys() & {spec.name for spec in manifest.signature.inputs}:
         assert manifest.preprocessing is not None
-        with portable.restored(manifest.preprocessing, registry) as preprocess:
+        with preprocess_package.restored(manifest.preprocessing, registry) as preprocess:
             inputs = preprocess(inputs)
     with OnnxSession(registry.model_file(manifest), manifest.artifact.options) as session:
         return session.run(inputs)

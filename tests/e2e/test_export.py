@@ -14,10 +14,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from optimize import candidates, pipeline
+from optimize import pipeline
+from optimize.convert import candidate_specs
 from optimize.errors import ArtifactError
 from optimize.manifest import Result, decode
-from optimize.measure import comparison, golden
+from optimize.measure import golden, interleaved
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
 from optimize.runtime.session import OnnxSession
@@ -295,7 +296,7 @@ def test_nan_fails_its_candidate_alone(again: Path) -> None:
 
 def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(candidates, "build", saboteur.build)
+    monkeypatch.setattr(candidate_specs, "build", saboteur.build)
     budget = project(tmp_path / "project", precisions=["fp32", "fp16", "int8-dynamic", "int8-static"])
     options = pipeline.Options(quick=True, timeout_s=8.0, memory_mb=1500)
     (result,) = pipeline.export(budget, options)
@@ -310,13 +311,13 @@ def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monke
 
 def is_duel(record: Path) -> bool:
     value = json.loads(record.read_bytes()).get("value")
-    return isinstance(value, dict) and value.keys() == set(comparison.Duel.__struct_fields__)
+    return isinstance(value, dict) and value.keys() == set(interleaved.Duel.__struct_fields__)
 
 
 def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options: Any) -> Result:
     """The export with other duels, all of which it has to hold again."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(comparison, "duel", duel)
+    monkeypatch.setattr(interleaved, "duel", duel)
     held = [record for record in (budget.parent / "artifacts" / ".cache" / "measured").iterdir() if is_duel(record)]
     assert held
     for record in held:

@@ -22,9 +22,9 @@ from optimize.manifest import Verdict
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec
+from serve.client import codec
 from tests.published import laborious, publish, scale
-from tests.serve.test_metrics import by_label, scraped
+from tests.serve.monitoring.test_metrics import by_label, scraped
 from tests.serving import Served, served, until
 
 TIMEOUT_S = 20.0

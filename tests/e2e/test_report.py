@@ -150,7 +150,7 @@ def test_page_shows_all_sections_and_charts_within_its_width(browser: Browser, p
 
 
 def test_hostile_names_run_no_script(browser: Browser, tmp_path: Path) -> None:
-    from optimize.reporting import Findings, write
+    from optimize.report.outputs import Findings, write
 
     (attacked,) = write(Findings((results.hostile(),)), tmp_path, ("html",))
     visit = browser.visit(attacked)

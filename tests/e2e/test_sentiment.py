@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from optimize import portable
 from optimize.errors import Exit
 from optimize.registry import Registry
 from optimize.runtime.session import Arrays
+from optimize.source import preprocess_package
 from serve.client import Client
 from tests.e2e.readme import blocks, clone, typed
 from tests.e2e.stock import check_answers
@@ -56,7 +56,7 @@ def tokenized(registry: Registry, columns: Arrays) -> Arrays:
     """The model's inputs for the columns, by the code that was published with the version."""
     preprocessing = registry.load("sentiment").preprocessing
     assert preprocessing is not None
-    with portable.restored(preprocessing, registry) as preprocess:
+    with preprocess_package.restored(preprocessing, registry) as preprocess:
         return preprocess(columns)
 
 

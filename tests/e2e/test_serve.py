@@ -20,8 +20,7 @@ from onnx import TensorProto, helper
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import codec
-from serve.client import Client
+from serve.client import Client, codec
 from tests.published import laborious, publish, scale
 from tests.serving import COMMAND, Served, gone, served
 

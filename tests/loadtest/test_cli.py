@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from optimize.registry import Registry
-from serve import tls, tokens
-from serve.security import Gate
+from serve.access import auth_tokens, tls
+from serve.access.auth import Gate
 from tests import published
 from tests.certificates import issue
 from tests.loadtest import service
@@ -78,9 +78,9 @@ def protected(tmp_path):
         await models.load(registry, registry.load("toy"))
 
     files = issue(tmp_path)
-    token = tokens.add(tmp_path / "tokens", "ci", ["toy"])
+    token = auth_tokens.add(tmp_path / "tokens", "ci", ["toy"])
     credentials = tls.server_credentials(tls.TlsFiles(files.server, files.server_key, files.ca))
-    with bare(["toy"], fill, Gate(tokens.TokensFile(tmp_path / "tokens").current), credentials) as server:
+    with bare(["toy"], fill, Gate(auth_tokens.TokensFile(tmp_path / "tokens").current), credentials) as server:
         yield server.address, files, token
 
 

@@ -7,7 +7,7 @@ from loadtest import payloads
 from optimize.budgets import Dim, InputSpec, LatencyBudget, ModelBudgets, ThroughputBudget
 from optimize.errors import UserError
 from protos import open_inference_pb2 as pb
-from serve import codec
+from serve.client import codec
 
 
 def metadata(**inputs):

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest import plan
-from serve.connection import Connection
+from serve.client.connection import Connection
 
 
 def test_a_plan_survives_its_file(tmp_path):

@@ -16,7 +16,7 @@ from loadtest import results, run
 from optimize.budgets import Dim, LatencyBudget, ModelBudgets, ThroughputBudget
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
-from serve.connection import Connection
+from serve.client.connection import Connection
 from tests.loadtest import service
 
 RATE = 200.0

@@ -7,8 +7,8 @@ from loadtest import run
 from optimize.budgets import Dim, LatencyBudget, ModelBudgets, ThroughputBudget
 from optimize.errors import UserError
 from optimize.registry import Registry
-from serve.connection import Connection
-from serve.hosting import Models
+from serve.client.connection import Connection
+from serve.models.hosting import Models
 from tests import published
 from tests.serving import bare
 

@@ -4,7 +4,7 @@ import pytest
 from loadtest import service as asked
 from optimize.errors import ProveserveError, UserError
 from protos import open_inference_pb2 as pb
-from serve.connection import Connection
+from serve.client.connection import Connection
 from tests.loadtest import service
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize import pipeline
-from optimize.environment import Environment
+from optimize.execution.environment import Environment
 from optimize.manifest import Manifest, Result, Trial
 from optimize.registry import Registry
 from tests import exporting

@@ -1,7 +1,7 @@
 """A world for an export in which no process starts: every stage answers at once with what the test says of a candidate.
 
-`FakeStages` stands in for `optimize.isolation.Isolated`. Which candidate a stage is asked about it reads from the files that an
-earlier stage wrote, as a real stage does: a built model names its candidate in its first line. What judges (statistics, choice,
+`FakeStages` stands in for `optimize.execution.isolation.Isolated`. Which candidate a stage is asked about it reads from the files that
+an earlier stage wrote, as a real stage does: a built model names its candidate in its first line. What judges (statistics, choice,
 cache, registry, reports) is the product's own. `_stages` is the one place that names the product's stage functions.
 """
 
@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from optimize import candidates, export, portable, reading
 from optimize.budgets import Dim
-from optimize.candidates import Cell
-from optimize.environment import Clock, Environment
+from optimize.convert import baseline, candidate_specs
+from optimize.convert.candidate_specs import Cell
 from optimize.errors import CandidateError
-from optimize.isolation import Isolated
+from optimize.execution.environment import Clock, Environment
+from optimize.execution.isolation import Isolated
 from optimize.manifest import CurvePoint, Machine, OperatingPoint, Signature, TensorSpec, digest_of
-from optimize.measure import comparison, curve, golden, latency, memory, operating, screen, throughput
-from optimize.source import samples
+from optimize.measure import curve, golden, interleaved, latency, memory, operating, screen, throughput
+from optimize.source import loading, preprocess_package, samples
+from optimize.source.model_ref import Subject
 from optimize.source.samples import Batch
-from optimize.subject import Subject
 from optimize.validate import accuracy, answers
 
 MAX_BATCH, CLASSES = 8, 3
@@ -33,7 +33,7 @@ SIGNATURE = Signature(
     {"batch": Dim(1, 1, MAX_BATCH)},
 )
 ROWS = {"calibration": 50, "selection": 1000, "confirmation": 1000}
-PARTS = {reading.SCREEN: 256, reading.PROBE: 8}
+PARTS = {loading.SCREEN: 256, loading.PROBE: 8}
 STAGE_S = 1.5
 MACHINE = Machine("Test CPU", 2, 8000, ("avx2",))
 TOOLS = {"proveserve": "1.0", "onnxruntime": "2.0"}
@@ -149,30 +149,30 @@ class FakeStages(Isolated):
 
     # What each stage answers.
 
-    def _read(self, budgets: Any, _base: Path, folder: Path) -> reading.Reading:
+    def _read(self, budgets: Any, _base: Path, folder: Path) -> loading.Reading:
         for name, rows in (self.rows | PARTS).items() if self.rows else ():
             samples.store(folder / f"{name}.npz", [_split(rows)])
         if budgets.preprocess is not None:
-            samples.store(folder / f"{reading.RAW}.npz", [Batch({"text": np.arange(8)}, None)])
-        return reading.Reading(self.source, self.data, self.rows, "torch-cpu", self.metric)
+            samples.store(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8)}, None)])
+        return loading.Reading(self.source, self.data, self.rows, "torch-cpu", self.metric)
 
-    def _convert(self, *args: Any) -> export.Conversion:
-        (args[-1] / export.BASELINE).write_text(self.graph)
-        return export.Conversion(self.signature, 1e-6, ())
+    def _convert(self, *args: Any) -> baseline.Conversion:
+        (args[-1] / baseline.BASELINE).write_text(self.graph)
+        return baseline.Conversion(self.signature, 1e-6, ())
 
-    def _take(self, *args: Any) -> portable.Taken:
+    def _take(self, *args: Any) -> preprocess_package.Taken:
         folder: Path = args[-1]
-        code = folder / portable.CODE
+        code = folder / preprocess_package.CODE
         code.mkdir()
         (code / "prep.py").write_text(self.code)
-        (folder / portable.GOLDEN).write_text("raw requests")
-        return portable.Taken(("prep.py",), (TensorSpec("text", "object", ("batch",)),), 8)
+        (folder / preprocess_package.GOLDEN).write_text("raw requests")
+        return preprocess_package.Taken(("prep.py",), (TensorSpec("text", "object", ("batch",)),), 8)
 
-    def _build(self, cell: Cell, baseline: Path, *others: Any) -> candidates.Build:
+    def _build(self, cell: Cell, baseline: Path, *others: Any) -> candidate_specs.Build:
         folder, wanted = others[-1], self.of(cell.precision)
         head = f"{cell.precision}\n{digest_of(baseline)}\n".encode()
         (folder / "model.onnx").write_bytes(head.ljust(wanted.size_bytes, b"."))
-        return candidates.Build(("model.onnx",), 0 if cell.precision == "fp32" else 3, ("made by a test",))
+        return candidate_specs.Build(("model.onnx",), 0 if cell.precision == "fp32" else 3, ("made by a test",))
 
     def _screen(self, subject: Subject, _signature: Signature, _split: Path, batch: int) -> screen.Screen:
         return screen.Screen(self._of(subject).call_ms(batch, subject.options.threads), 20)
@@ -206,11 +206,11 @@ class FakeStages(Isolated):
         wanted = self._of(subject)
         return latency.LatencyRun(_latencies(wanted, wanted.call_ms(1) + 1.0, calls), wanted.unstable)
 
-    def _duel(self, a: Subject, b: Subject, _signature: Signature, _split: Path, batch: int | None) -> comparison.Duel:
+    def _duel(self, a: Subject, b: Subject, _signature: Signature, _split: Path, batch: int | None) -> interleaved.Duel:
         rows = batch or MAX_BATCH
         a_ms, b_ms = (self._of(who).call_ms(rows, who.options.threads) for who in (a, b))
         moved = [1.0 + (self.noise, 0.0, -self.noise)[pair % 3] for pair in range(20)]
-        return comparison.Duel([[a_ms] * 5] * 20, [[b_ms * by] * 5 for by in moved], rows, rows)
+        return interleaved.Duel([[a_ms] * 5] * 20, [[b_ms * by] * 5 for by in moved], rows, rows)
 
     def _curve(self, subject: Subject, *_: Any) -> list[CurvePoint]:
         points = [(rows, self._of(subject).call_ms(rows)) for rows in (1, 2, 4, 8)]
@@ -243,10 +243,10 @@ class FakeStages(Isolated):
 def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..., Any]]]:
     """What a test calls each of the product's stage functions, and what answers in its place; pure ones answer themselves."""
     return {
-        reading.read: ("read", fake._read),
-        export.convert: ("convert", fake._convert),
-        portable.take: ("code", fake._take),
-        candidates.build: ("build", fake._build),
+        loading.read: ("read", fake._read),
+        baseline.convert: ("convert", fake._convert),
+        preprocess_package.take: ("code", fake._take),
+        candidate_specs.build: ("build", fake._build),
         screen.measure: ("screen", fake._screen),
         answers.record: ("answers", fake._answers),
         accuracy.judge: ("judge", accuracy.judge),
@@ -254,7 +254,7 @@ def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..
         memory.measure: ("memory", fake._memory),
         latency.measure: ("latency", fake._latency),
         latency.measure_end_to_end: ("end-to-end", fake._end_to_end),
-        comparison.duel: ("duel", fake._duel),
+        interleaved.duel: ("duel", fake._duel),
         curve.measure: ("curve", fake._curve),
         operating.measure: ("layouts", fake._layouts),
         throughput.measure: ("load", fake._load),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optimize import budgets
-from tests.optimize.subjects import linear
+from tests.optimize.model_refs import linear
 from tests.optimize.test_manifest import HEAVY
 from tests.published import identity, publish, scale
 

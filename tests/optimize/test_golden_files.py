@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from optimize import pipeline, reporting
+from optimize import pipeline
 from optimize.manifest import Machine
 from optimize.registry import Registry
-from optimize.reporting import Findings
+from optimize.report import outputs
+from optimize.report.outputs import Findings
 from tests.optimize.fake_stages import Candidate, FakeStages
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -43,10 +44,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     elsewhere = stages.environment(machine=Machine("Other CPU", 4, 16000, ()))
     judged = pipeline.validate(budget, pipeline.Options(("rich", "plain")), None, environment=elsewhere)
     registry = Registry(folder / "artifacts")
-    reporting.write(reporting.collect(budget), folder, ("json", "md"))
+    outputs.write(outputs.collect(budget), folder, ("json", "md"))
     texts = {
-        "export.json": reporting.document(Findings(tuple(results))),
-        "validate.json": reporting.document(reporting.of_run(registry, judged)),
+        "export.json": outputs.document(Findings(tuple(results))),
+        "validate.json": outputs.document(outputs.of_run(registry, judged)),
         "report.json": (folder / "report.json").read_text(),
         "report.md": (folder / "report.md").read_text(),
         "rich-manifest.json": Path(registry.manifest_path("rich", 1)).read_text(),

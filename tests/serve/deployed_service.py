@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from serve import config, hardening
-from serve.interrupt import Interrupts
+from serve.processes.signals import Interrupts
+from serve.rayserve import cluster_config, ray_patches
 from tests.serving import free_port
 
 
@@ -20,21 +20,21 @@ def main() -> None:
     port = free_port()
     application["args"] |= {"port": port, "metrics_port": 0}
     most = application["deployments"][0].get("autoscaling_config", {}).get("max_replicas", 1)
-    plan = msgspec.structs.replace(config.plan_of(application["args"]), replicas=most)
-    os.environ.update(hardening.environment(plan))
+    plan = msgspec.structs.replace(cluster_config.plan_of(application["args"]), replicas=most)
+    os.environ.update(ray_patches.environment(plan))
     # Ray reads its settings when it is imported.
     import ray.serve
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
-    from serve import app
+    from serve.rayserve import service
 
     def run(*_: object) -> ray.serve.handle.DeploymentHandle:
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(document), _blocking=True)
         return ray.serve.get_app_handle(application["name"])
 
-    app._run = run
-    with Interrupts() as interrupts, app.running(plan, interrupts):
+    service._run = run
+    with Interrupts() as interrupts, service.running(plan, interrupts):
         print(f"READY deployed address={plan.addresses[0]}", flush=True)
         interrupts.wait()
 

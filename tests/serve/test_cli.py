@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from optimize.errors import UserError
-from serve import cli, ports
-from serve.choices import Choice
+from serve import cli
+from serve.access.tls import TlsFiles
 from serve.plan import Front, Plan
-from serve.tls import TlsFiles
+from serve.processes import ports
+from serve.served_versions import Choice
 from tests.certificates import issue
 from tests.published import publish, scale
 from tests.serving import COMMAND
@@ -73,7 +74,7 @@ def test_a_config_for_a_cluster_takes_no_haproxy(tmp_path: Path) -> None:
     [
         ("serve.cli", ["ray", "grpc", "onnxruntime", "numpy"]),
         ("serve.client", ["ray", "onnxruntime", "torch"]),
-        ("serve.codec", ["ray", "onnxruntime", "torch", "grpc"]),
+        ("serve.client.codec", ["ray", "onnxruntime", "torch", "grpc"]),
     ],
 )
 def test_what_a_module_loads(module: str, heavy: list[str]) -> None:

@@ -9,8 +9,8 @@ from typing import NamedTuple, get_type_hints
 
 import serve
 from serve import cli
-from serve.hosting import Models
-from serve.metrics import Calls, Collector
+from serve.models.hosting import Models
+from serve.monitoring.metrics import Calls, Collector
 
 DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 

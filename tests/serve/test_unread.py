@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from optimize.runtime.batcher import QueueFull
+from optimize.runtime.batching.batcher import QueueFull
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve import routes
-from serve.hosting import Models
-from serve.retry import PUSHBACK_KEY
+from serve.client.retry import PUSHBACK_KEY
+from serve.models.hosting import Models
+from serve.transport import handlers
 from tests.serving import Bare, bare, until
 
 UNKNOWN = pb.ModelInferRequest(model_name="nobody")
@@ -85,7 +85,7 @@ def test_a_stock_client_comes_again_by_the_hint(server: Bare, monkeypatch: pytes
 
 
 def kept() -> list[object]:
-    return [found for found in gc.get_objects() if type(found) in (routes._Running, QueueFull)]
+    return [found for found in gc.get_objects() if type(found) in (handlers._Running, QueueFull)]
 
 
 def test_a_refused_call_leaves_nothing_to_the_garbage_collector(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:

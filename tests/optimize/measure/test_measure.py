@@ -10,15 +10,15 @@ from onnx import TensorProto, helper
 
 from optimize.budgets import Dim
 from optimize.errors import CandidateError
-from optimize.isolation import Isolated
+from optimize.execution.isolation import Isolated
 from optimize.manifest import Signature, TensorSpec
-from optimize.measure import comparison, curve, golden, latency, memory, operating, screen, workload
+from optimize.measure import curve, golden, interleaved, latency, memory, operating, screen, workload
 from optimize.measure.latency import warm_up
 from optimize.runtime.session import OnnxSession
 from optimize.source import samples
+from optimize.source.model_ref import Subject
 from optimize.source.samples import Batch
-from optimize.subject import Subject
-from tests.optimize.subjects import SIGNATURE, X, Y, identity, reals, stored, written
+from tests.optimize.model_refs import SIGNATURE, X, Y, identity, reals, stored, written
 
 
 class Clock:
@@ -229,7 +229,7 @@ def test_duel_tells_the_slower_of_two(tmp_path: Path) -> None:
         ],
     )
     (tmp_path / "quick").mkdir()
-    found = comparison.duel(identity(tmp_path / "quick"), slow, SIGNATURE, stored(tmp_path, reals(64, 4)), 1)
+    found = interleaved.duel(identity(tmp_path / "quick"), slow, SIGNATURE, stored(tmp_path, reals(64, 4)), 1)
     assert (found.a_rows, found.b_rows, len(found.a_ms), len(found.b_ms)) == (1, 1, 20, 20)
     assert all(5 <= len(block) <= 50 for block in found.a_ms + found.b_ms)
     assert np.median(found.a_rows_per_s()) > 2 * np.median(found.b_rows_per_s())
@@ -237,7 +237,7 @@ def test_duel_tells_the_slower_of_two(tmp_path: Path) -> None:
 
 def test_duel_finds_each_sides_best_batch(tmp_path: Path) -> None:
     subject = identity(tmp_path)
-    found = comparison.duel(subject, subject, SIGNATURE, stored(tmp_path, reals(64, 4)), None)
+    found = interleaved.duel(subject, subject, SIGNATURE, stored(tmp_path, reals(64, 4)), None)
     # A call costs the same whatever its rows, so more rows a call are more rows a second.
     assert min(found.a_rows, found.b_rows) >= 4
 

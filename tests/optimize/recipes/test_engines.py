@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from optimize import budgets, export
+from optimize import budgets
 from optimize.budgets import ModelBudgets
-from optimize.export import BASELINE
+from optimize.convert import baseline
+from optimize.convert.baseline import BASELINE
 from optimize.manifest import Signature
 from optimize.recipes import fp16, int8_static, tensorrt
 from optimize.source.samples import Arrays, Batch, store
@@ -84,7 +85,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network) -> Callable[[str
     def convert(name: str) -> Exported:
         folder = tmp_path_factory.mktemp(name)
         store(folder / "calibration.npz", [Batch(inputs, None) for inputs in network(name).calibration[:2]])
-        conversion = export.convert(network(name).budgets, pretrained.ROOT, folder, folder)
+        conversion = baseline.convert(network(name).budgets, pretrained.ROOT, folder, folder)
         return Exported(folder / BASELINE, conversion.signature)
 
     return cache(convert)

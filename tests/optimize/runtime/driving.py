@@ -4,7 +4,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
-from optimize.runtime.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from tests.optimize.runtime.fakes import PATIENCE_S, FakeClock, GatedSession, linear_curve, request, rows_signature
 
 MAX_BATCH = 8

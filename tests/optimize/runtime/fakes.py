@@ -7,7 +7,7 @@ import numpy as np
 
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, Signature, TensorSpec
-from optimize.runtime.curve import Curve
+from optimize.runtime.batching.curve import Curve
 from optimize.runtime.session import Array, Arrays
 
 PATIENCE_S = 20.0

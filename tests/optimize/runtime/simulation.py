@@ -5,9 +5,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimize.runtime.forecast import Forecast
-from optimize.runtime.line import Waiting
-from optimize.runtime.policy import Queue
+from optimize.runtime.batching.latency_model import Forecast
+from optimize.runtime.batching.queue import Waiting
+from optimize.runtime.batching.scheduler import Queue
 
 
 @dataclass(frozen=True)

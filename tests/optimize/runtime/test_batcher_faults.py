@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, Closed, DeadlineExceeded
-from optimize.runtime.curve import Curve
-from optimize.runtime.slot import RUNS_PER_HALVING
+from optimize.runtime.batching.batcher import Answer, Batcher, BatcherOptions, Closed, DeadlineExceeded
+from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.worker import RUNS_PER_HALVING
 from tests.optimize.runtime.driving import CURVE, OPTIONS, admitted, calls, gated, until
 from tests.optimize.runtime.fakes import (
     PATIENCE_S,

@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimize.runtime.batcher import Answer, Batcher, BatcherOptions, DeadlineExceeded, QueueFull
-from optimize.runtime.curve import Curve
+from optimize.runtime.batching.batcher import Answer, Batcher, BatcherOptions, DeadlineExceeded, QueueFull
+from optimize.runtime.batching.curve import Curve
 from tests.optimize.runtime.driving import MAX_BATCH, admitted, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
     PATIENCE_S,

@@ -9,7 +9,7 @@ from optimize.errors import SourceError
 from optimize.manifest import Signature, TensorSpec
 from optimize.validate import accuracy
 from optimize.validate.accuracy import Accuracy
-from tests.optimize.subjects import SIGNATURE, X, stored
+from tests.optimize.model_refs import SIGNATURE, X, stored
 
 CLASSES = 4
 

@@ -11,7 +11,7 @@ from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
 from optimize.source.samples import Batch
 from optimize.validate import answers
-from tests.optimize.subjects import SIGNATURE, X, identity, reals, stored, written
+from tests.optimize.model_refs import SIGNATURE, X, identity, reals, stored, written
 
 SUM = TensorSpec("y", "float32", ("batch",))
 

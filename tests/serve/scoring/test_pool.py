@@ -1,7 +1,7 @@
 import pytest
 
 from optimize.errors import ProveserveError
-from serve.scoring.plan import Task
+from serve.scoring.partition import Task
 from serve.scoring.pool import MAX_ATTEMPTS, Losses
 
 TASK = Task(4, 2, 100, 2100, 50)

@@ -15,8 +15,8 @@ from optimize.budgets import Dim
 from optimize.errors import ArtifactError, Exit, InputError, ProveserveError
 from optimize.manifest import Blob, Golden, SessionOptions, Signature, TensorSpec
 from optimize.runtime.session import OnnxSession
-from serve.scoring import plan
-from serve.scoring.source import describe
+from serve.scoring import partition
+from serve.scoring.input_file import describe
 from serve.scoring.worker import Scorer, Work
 from tests.serve.scoring import models
 
@@ -26,7 +26,7 @@ FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 @contextmanager
 def scorer(
     folder: Path, model: onnx.ModelProto, signature: Signature, rows: pa.Table, row_group_size: int = 1000
-) -> Iterator[tuple[Scorer, tuple[plan.Task, ...]]]:
+) -> Iterator[tuple[Scorer, tuple[partition.Task, ...]]]:
     """A worker of `model`, and the tasks of the rows as a file."""
     onnx.save(model, folder / "model.onnx")
     np.savez(folder / "golden.npz")
@@ -46,7 +46,7 @@ def scorer(
         registry=folder / "registry",
     )
     with Scorer(work) as opened:
-        yield opened, plan.tasks(source.row_groups, work.slice_rows, signature.max_batch)
+        yield opened, partition.tasks(source.row_groups, work.slice_rows, signature.max_batch)
 
 
 def scored(folder: Path, model: onnx.ModelProto, signature: Signature, **columns: Any) -> dict[str, list[Any]]:

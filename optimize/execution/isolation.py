@@ -1,0 +1,184 @@
+"""Run one function in a fresh process of its own, with a time limit and a memory limit.
+
+A crash, a hang or an out-of-memory is then the failure of that one call, with its cause, and the caller goes on. The processes
+meet in files: the call goes in pickled, the result comes back pickled, and whatever the child prints lands in a log. The child and
+whatever it starts die with its parent, however the parent ends: a guard in their process group reads a pipe that the parent holds.
+
+Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never touched.
+"""
+
+import contextlib
+import errno
+import importlib
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import psutil
+
+from optimize.errors import CandidateError, ProcessError, ProveserveError, UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_S = 1800.0
+_DEFAULT_MEMORY_SHARE = 0.8
+_POLL_S = 0.05
+# Looking for descendants reads every process of the machine, which would disturb what is being measured.
+_POLLS_PER_CENSUS = 20
+_LOG_TAIL_CHARACTERS = 300
+
+# A child starts from this module; the function it is to call is named in the file.
+_CALL, _RESULT, _LOG = "call.pickle", "result.pickle", "log.txt"
+
+
+class Isolated:
+    """Limits that apply to every call made through it."""
+
+    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: float | None = None) -> None:
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb or _DEFAULT_MEMORY_SHARE * psutil.virtual_memory().total / 1e6
+
+    def allowing(self, more_s: float) -> "Isolated":
+        """The same limits for a call that is meant to last so much longer."""
+        return Isolated(self.timeout_s + more_s, self.memory_mb)
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a module-level function in a fresh process and return its result.
+
+        Raises:
+            UserError: As raised by the function.
+            ProveserveError: The disk is full.
+            CandidateError: The function raised anything else, hung, died, or used more memory than it may; the message is the cause.
+        """
+        with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
+            folder = Path(name)
+            call = (function.__module__, function.__qualname__, args, kwargs)
+            (folder / _CALL).write_bytes(pickle.dumps(call))
+            code = self._watch(folder)
+            result = folder / _RESULT
+            if not result.exists():
+                raise ProcessError(_cause_of_death(code, folder / _LOG))
+            kind, value = pickle.loads(result.read_bytes())  # noqa: S301 - written by our own child in a private folder
+        if kind == "error":
+            raise value
+        answer: T = value
+        return answer
+
+    def _watch(self, folder: Path) -> int:
+        deadline, polls = time.monotonic() + self.timeout_s, itertools.count()
+        family: list[psutil.Process] = []
+        with (folder / _LOG).open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "optimize.execution.isolation", str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(_POLL_S)
+                if next(polls) % _POLLS_PER_CENSUS == 0:
+                    family = _family(child.pid)
+                self._check(family, deadline)
+        finally:
+            _kill_group(child)
+
+    def _check(self, family: list[psutil.Process], deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise ProcessError(f"did not finish within its time limit of {self.timeout_s:g} s")
+        used_mb = _resident_mb(family)
+        if used_mb > self.memory_mb:
+            raise ProcessError(f"used {used_mb:.0f} MB of memory, over its limit of {self.memory_mb:.0f} MB")
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident_mb(family: list[psutil.Process]) -> float:
+    total = 0
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += member.memory_info().rss
+    return total / 1e6
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it started; its group is its own, so nothing else is hit."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    if child.stdin is not None:
+        child.stdin.close()
+    child.wait()
+
+
+def _cause_of_death(code: int, log: Path) -> str:
+    said = log.read_text(errors="replace").strip()[-_LOG_TAIL_CHARACTERS:].replace("\n", " | ")
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    return f"its process {how}" + (f"; its last words: {said}" if said else "")
+
+
+def _guard() -> None:
+    """Leave a process behind that ends the whole group once the parent is gone, and with it its end of our stdin."""
+    if os.fork():
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        return
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _main(folder: Path) -> None:
+    _guard()
+    outcome: tuple[str, object]
+    try:
+        module, name, args, kwargs = pickle.loads((folder / _CALL).read_bytes())  # noqa: S301 - written by our own parent
+        function = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+        outcome = ("value", function(*args, **kwargs))  # type: ignore[operator] # named by the parent, always a function
+    except (UserError, CandidateError) as error:
+        outcome = ("error", error)
+    except ProveserveError as error:
+        outcome = ("error", CandidateError(str(error)))
+    except (OSError, MemoryError) as error:
+        outcome = ("error", _full_disk(error) or ProcessError(_named(error)))
+    except Exception as error:  # noqa: BLE001 - the process boundary: any failure is the candidate's
+        outcome = ("error", CandidateError(_named(error)))
+    temporary = folder / f"{_RESULT}.tmp"
+    temporary.write_bytes(pickle.dumps(outcome))
+    temporary.replace(folder / _RESULT)
+    # Skip interpreter shutdown: the result is on disk, and native libraries have crashed here after their work was done.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _full_disk(error: Exception) -> ProveserveError | None:
+    """A full disk is no candidate's failure: the next would meet it too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ProveserveError(f"{_named(error)}; make room, and run the command again")
+    return None
+
+
+def _named(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

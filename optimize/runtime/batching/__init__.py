@@ -1,0 +1,1 @@
+"""The dynamic batcher: a scheduler that knows the measured cost of a batch and every caller's deadline."""

@@ -1,0 +1,1 @@
+"""Who may call a service: TLS, and tokens with their rights."""

@@ -1,0 +1,177 @@
+"""A service on Ray Serve from start to end."""
+
+import contextlib
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.serve
+from ray.serve.config import gRPCOptions
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from optimize.errors import ProveserveError
+from optimize.runtime.session import first_line
+from serve import logs
+from serve.plan import Plan
+from serve.processes import haproxy, process_reaper
+from serve.processes.signals import Interrupts
+from serve.rayserve import cluster_config, ray_patches
+from serve.rayserve.deployment import ModelServer
+
+NAME = "proveserve"
+DRAIN_TIMEOUT_S = 60.0
+HEALTH_PERIOD_S = 2.0
+HEALTH_TIMEOUT_S = 10.0
+"""A replica that fails its check, or does not answer it, three times running is replaced: within a minute, also one that hangs."""
+_MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way that clients understand
+_OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
+_SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
+_LOG = "log"  # a socket, in the folder that goes with the service
+_REPLICA_FAILED = re.compile("failed to start")
+_POLL_S = 0.1
+_PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.\w+: (.+)")
+
+
+# Serve tells of its own start as INFO, whatever it is asked for; what goes wrong reaches the user as an error.
+logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def build(plan: Plan, relay: Path | None = None) -> ray.serve.Application:
+    """The application: every replica opens every model of the plan, checks it, and answers on a port of its own.
+
+    Replicas send their log to `relay`, where there is one.
+    """
+    deployment = ray.serve.deployment(ModelServer).options(
+        name="models",
+        num_replicas=plan.replicas,
+        max_ongoing_requests=_MAX_ONGOING,
+        max_constructor_retry_count=1,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        ray_actor_options={"num_cpus": 1},
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+    )
+    return deployment.bind(plan, relay)
+
+
+def deployed(arguments: dict[str, Any]) -> ray.serve.Application:
+    """The application of a config file that `optimize serve --config-out` wrote; Ray calls this on the cluster."""
+    return build(cluster_config.plan_of(arguments))
+
+
+@contextlib.contextmanager
+def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
+    """Start Ray, Serve and the application; on the way out drain it and end all of them, whatever happened.
+
+    Raises:
+        KeyboardInterrupt: A signal came while it started.
+        ProveserveError: Ray does not start, a model cannot be served as it was published, or a port was taken meanwhile.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
+    log = folder / _LOG
+    with process_reaper.guarded(folder) as mark, logs.relayed(log) as relay:
+        os.environ.update(process_reaper.environment(mark, folder))
+        try:
+            ray_patches.hear_daemons(lambda text: logs.tell("ray", logging.WARNING, text=text))
+            _start(plan, folder)
+            interrupts.listen()  # Ray took SIGTERM for itself
+            interrupts.heed()
+            handle = _run(plan, log, interrupts)
+            relay.let_go()
+            interrupts.heed()
+            with _called(plan, folder):
+                try:
+                    yield
+                finally:
+                    _stop(handle)
+        finally:
+            ray.shutdown()
+
+
+def _called(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Calls come to the address of the plan: to HAProxy's, or to the replicas' own, where nothing is left to do."""
+    if plan.front is None:
+        return contextlib.nullcontext()
+    return haproxy.fronting(plan.front, plan.own_addresses, folder)
+
+
+def _stop(handle: ray.serve.handle.DeploymentHandle) -> None:
+    """Have every replica answer what it accepted; what one that hangs or was lost accepted is lost with it."""
+    try:
+        ends = handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S, return_exceptions=True)
+    except (TimeoutError, RayServeException) as error:  # Serve's own: no replica runs at this moment
+        ends = [error]
+    failures = [end for end in ends if isinstance(end, Exception)]
+    for failure in failures:
+        logs.tell("drain_failed", logging.WARNING, reason=first_line(failure))
+    ray_patches.hear_daemons(lambda _: None)  # that actors die is what was asked for
+    if not failures:  # else Serve would wait for the replica that is lost, though all the others are done
+        ray.serve.shutdown()
+
+
+def _start(plan: Plan, folder: Path) -> None:
+    ray_patches.start_less()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=plan.replicas,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            runtime_env={"worker_process_setup_hook": ray_patches.WORKER_HOOK},
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+        ray.serve.start(
+            grpc_options=gRPCOptions(
+                port=plan.port, grpc_servicer_functions=["serve.rayserve.ray_patches.add_services"]
+            ),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        )
+    except SystemExit:  # Ray's own answer to a SIGTERM while it starts
+        raise KeyboardInterrupt from None
+    except Exception as error:  # noqa: BLE001 - Ray raises bare Exception, OSError, RuntimeError and more where it cannot start
+        raise ProveserveError(
+            f"Ray does not start on this machine: {first_line(error)}; see that it has room below {_SOCKETS_ROOT} and is not"
+            " overloaded, and run the command again"
+        ) from None
+
+
+def _run(plan: Plan, log: Path, interrupts: Interrupts) -> ray.serve.handle.DeploymentHandle:
+    """Deploy, and wait until every replica answers; Serve itself would wait forever for the second where only the first can start."""
+    target = ray.serve.RunTarget(build(plan, log), name=NAME, route_prefix=None)
+    (handle,) = ray.serve.run_many([target], wait_for_applications_running=False)
+    while (application := ray.serve.status().applications[NAME]).status != ApplicationStatus.RUNNING:
+        messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
+        gave_up = application.status == ApplicationStatus.DEPLOY_FAILED
+        problem = start_problem("\n".join(messages), plan, gave_up=gave_up)
+        if problem is not None:
+            raise ProveserveError(problem)
+        interrupts.heed()
+        time.sleep(_POLL_S)
+    return handle
+
+
+def start_problem(message: str, plan: Plan, *, gave_up: bool = False) -> str | None:
+    """Why a replica did not start, in one line, from what Ray Serve says; None where it says nothing of the kind, and goes on."""
+    if not gave_up and not _REPLICA_FAILED.search(message):
+        return None
+    if found := _PUBLISHED_PROBLEM.findall(message):
+        return str(found[-1])
+    if "NoAvailablePort" in message or "Failed to bind" in message:
+        taken = ", ".join(plan.own_addresses)
+        return (
+            f"one of {taken} was taken while the service started; run the command again, or choose others with --port"
+        )
+    *_, last = message.strip().splitlines() or ["no reason is known"]
+    return f"a replica did not start: {last.strip()}; run the command again, or see what this machine lacks with `optimize doctor`"

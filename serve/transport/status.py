@@ -1,0 +1,51 @@
+"""What went wrong, as a gRPC status: the right code, and a text that names nothing of the server's inside."""
+
+from dataclasses import dataclass
+
+import grpc
+
+from optimize.errors import InputError
+from optimize.runtime.batching import batcher
+from serve.access.auth import Forbidden, Unauthenticated
+from serve.client.retry import PUSHBACK_KEY
+from serve.models.refused import Refused
+
+_CODES: dict[type[Exception], grpc.StatusCode] = {
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    InputError: grpc.StatusCode.INVALID_ARGUMENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A final status: its code, its text, and when the caller may come again, where that helps."""
+
+    code: grpc.StatusCode
+    text: str
+    retry_after_ms: int | None = None
+
+    @property
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The push-back hint, where there is one."""
+        return () if self.retry_after_ms is None else ((PUSHBACK_KEY, str(self.retry_after_ms)),)
+
+
+def of(error: Exception) -> Status:
+    """The status that a failed call ends with; INTERNAL, without a detail, for whatever was not foreseen."""
+    match error:
+        case Refused():
+            return Status(error.code, str(error))
+        case Unauthenticated() | Forbidden() | InputError():
+            return Status(_CODES[type(error)], str(error))
+        case batcher.QueueFull():
+            after_ms = max(1, round(error.retry_after_s * 1e3))
+            return Status(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the model's queue is full; try again in {after_ms} ms", after_ms
+            )
+        case batcher.DeadlineExceeded() | TimeoutError():
+            return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the answer would come, or came, after the deadline")
+        case batcher.Closed():
+            return Status(grpc.StatusCode.UNAVAILABLE, "the server is stopping; call another, or try again")
+        case _:
+            return Status(grpc.StatusCode.INTERNAL, "the model failed on this request")

@@ -1,0 +1,35 @@
+import pytest
+from grpc import StatusCode
+
+from optimize.errors import ArtifactError, InputError
+from optimize.runtime.batching import batcher
+from serve.models.refused import Refused
+from serve.transport import status
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("input 'x' is missing"), StatusCode.INVALID_ARGUMENT),
+        (Refused(StatusCode.NOT_FOUND, "no such model"), StatusCode.NOT_FOUND),
+        (batcher.QueueFull("full", 0.25), StatusCode.RESOURCE_EXHAUSTED),
+        (batcher.DeadlineExceeded("late"), StatusCode.DEADLINE_EXCEEDED),
+        (TimeoutError(), StatusCode.DEADLINE_EXCEEDED),
+        (batcher.Closed("closed"), StatusCode.UNAVAILABLE),
+        (ArtifactError("/srv/registry/blobs is gone"), StatusCode.INTERNAL),
+        (RuntimeError("/usr/lib/secret.py line 3"), StatusCode.INTERNAL),
+    ],
+)
+def test_each_failure_has_its_code(error: Exception, code: StatusCode) -> None:
+    assert status.of(error).code is code
+
+
+def test_the_unforeseen_is_told_nothing_about() -> None:
+    assert "/" not in status.of(RuntimeError("/usr/lib/secret.py line 3")).text
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    found = status.of(batcher.QueueFull("full", 0.25))
+    assert found.trailing_metadata == ((status.PUSHBACK_KEY, "250"),)
+    assert status.of(batcher.QueueFull("full", 0.0)).trailing_metadata == ((status.PUSHBACK_KEY, "1"),)
+    assert status.of(InputError("x")).trailing_metadata == ()
