@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from optimize.errors import UserError
-from serve.client.connection import AUTHORIZATION, is_loopback
+from serve.addresses import is_loopback
+from serve.metadata_keys import AUTHORIZATION
 
 EVERY_MODEL = "*"
 

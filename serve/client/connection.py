@@ -8,9 +8,8 @@ import grpc
 from msgspec import Struct
 
 from optimize.errors import UserError
-
-AUTHORIZATION = "authorization"
-"""Metadata key of the token: `authorization: Bearer TOKEN`."""
+from serve.addresses import is_loopback
+from serve.metadata_keys import AUTHORIZATION
 
 Options = tuple[tuple[str, int | str], ...]
 
@@ -108,18 +107,6 @@ class Connection(Struct, frozen=True):
             return library.insecure_channel(target, options=options)
         credentials = grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
         return library.secure_channel(target, credentials, options=options)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that address; a name other than `localhost` may mean any."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def _version(host: str) -> int | None:

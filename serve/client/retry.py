@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 
 import grpc
 
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
-"""Trailing metadata by which a server says when to come again (gRFC A6); below 0, or no number, it says never."""
+from serve.metadata_keys import PUSHBACK_KEY
 
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_S = 0.1

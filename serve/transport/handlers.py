@@ -23,6 +23,7 @@ from optimize.errors import InputError
 from protos import open_inference_pb2
 from serve import logs
 from serve.access.auth import Grant
+from serve.metadata_keys import TRACEPARENT_KEY
 from serve.models.refused import Refused
 from serve.transport import status
 from serve.transport.servicer import Call, Servicer
@@ -59,9 +60,6 @@ SERVER_OPTIONS = (
 
 PUBLIC_DEADLINE: ContextVar[float | None] = ContextVar("PUBLIC_DEADLINE", default=None)
 """Deadline of the call that the public route is answering; Serve's own context does not tell it."""
-
-TRACEPARENT_KEY = "traceparent"
-"""Metadata by which W3C's Trace Context names the call in a trace."""
 
 _MAX_LOGGED = 128  # characters of what a client chose
 

@@ -7,7 +7,7 @@ import grpc
 from optimize.errors import InputError
 from optimize.runtime.batching import batcher
 from serve.access.auth import Forbidden, Unauthenticated
-from serve.client.retry import PUSHBACK_KEY
+from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.refused import Refused
 
 _CODES: dict[type[Exception], grpc.StatusCode] = {

@@ -13,7 +13,7 @@ import aiohttp
 import grpc
 import numpy as np
 
-from serve.transport.status import PUSHBACK_KEY
+from serve.metadata_keys import PUSHBACK_KEY
 
 TIMEOUT_S = 60.0
 _TICK_S = 0.002

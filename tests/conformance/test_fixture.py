@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from serve.client import codec
+from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.hosting import Models
-from serve.transport.status import PUSHBACK_KEY
 from tests.conformance.conftest import TIMEOUT_S, Target
 from tests.conformance.fakes import KINDS, POISON, HeldModel, HeldSession, RemoteModel, hosted, publish_held
 from tests.serving import Bare, bare, started

@@ -10,7 +10,7 @@ import pytest
 from optimize.runtime.batching.batcher import QueueFull
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
-from serve.client.retry import PUSHBACK_KEY
+from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.hosting import Models
 from serve.transport import handlers
 from tests.serving import Bare, bare, until

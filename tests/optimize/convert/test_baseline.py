@@ -15,11 +15,11 @@ from optimize.manifest import SessionOptions
 from optimize.runtime.session import OnnxSession
 from optimize.source import loading, samples
 from optimize.source.samples import Batch
-from tests.optimize import modules
 from tests.optimize.model_refs import linear, reals
 from tests.optimize.recipes.models import save
+from tests.optimize.source import modules
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "source"
 ROWS = Dim(1, 2, 5)
 X = {"x": InputSpec("float32", ("batch", 4))}
 

@@ -14,7 +14,7 @@ from optimize.errors import CandidateError, Exit, ProcessError, ProveserveError,
 from optimize.execution.isolation import Isolated
 from tests.optimize import steps
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE_S = 30.0
 
 

@@ -8,10 +8,10 @@ import torch
 
 from optimize.budgets import InputSpec, ModelBudgets
 from optimize.source.model import TorchModel, load_torch
-from tests.optimize import modules
-from tests.optimize.modules import Scaled
+from tests.optimize.source import modules
+from tests.optimize.source.modules import Scaled
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 X = {"x": InputSpec("float32", ("batch", 4))}
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 

@@ -13,7 +13,7 @@ from serve.access.auth import (
     check_exposure,
     digest_of,
 )
-from serve.client.connection import is_loopback
+from serve.addresses import is_loopback
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 

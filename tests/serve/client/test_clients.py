@@ -21,7 +21,7 @@ from serve.access.auth import Gate, Tokens, digest_of
 from serve.access.tls import TlsFiles
 from serve.client import AsyncClient, Client, codec
 from serve.client.connection import Connection
-from serve.client.retry import PUSHBACK_KEY
+from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.hosting import Models
 from tests.certificates import issue
 from tests.conformance.models import pair

@@ -3,7 +3,8 @@ from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.client.retry import FIRST_PAUSE_S, MAX_PAUSE_S, PUSHBACK_KEY, Attempts
+from serve.client.retry import FIRST_PAUSE_S, MAX_PAUSE_S, Attempts
+from serve.metadata_keys import PUSHBACK_KEY
 
 
 class Clock:

@@ -17,7 +17,7 @@ time.sleep(60)
 HOLDER = f"""
 import os, subprocess, sys
 from pathlib import Path
-from serve.guard import environment, guarded
+from serve.processes.process_reaper import environment, guarded
 folder = Path(sys.argv[1])
 with guarded(folder) as mark:
     wanted = os.environ | environment(mark, folder)

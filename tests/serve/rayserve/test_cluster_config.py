@@ -132,7 +132,7 @@ def test_the_command_writes_what_ray_accepts_and_deploys(tmp_path: Path) -> None
     (deployment,) = schema.applications[0].deployments
     assert deployment.num_replicas == 1
     command = [sys.executable, "-m", "tests.serve.deployed_service", str(path)]
-    with started(command, Path(__file__).parents[2], 1) as service, Client(service.address) as client:
+    with started(command, Path(__file__).parents[3], 1) as service, Client(service.address) as client:
         x = np.ones((2, 4), np.float32)
         np.testing.assert_array_equal(client.infer("double", {"x": x}, timeout_s=20).outputs["y"], 2 * x)
         assert service.stop() == 0
@@ -151,7 +151,7 @@ def test_a_backlog_adds_a_replica(tmp_path: Path) -> None:
     assert serve("--registry", str(registry), "--config-out", str(path), "--max-replicas", "2").returncode == 0
     path.write_text(path.read_text().replace("max_replicas_per_node: 1", "max_replicas_per_node: 2"))
     command = [sys.executable, "-m", "tests.serve.deployed_service", str(path)]
-    with started(command, Path(__file__).parents[2], 1) as service, grpc.insecure_channel(service.address) as channel:
+    with started(command, Path(__file__).parents[3], 1) as service, grpc.insecure_channel(service.address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         request = codec.write_request("laborious", {"x": np.full((1, 4), 20.0, np.float32)})
         deadline = time.monotonic() + 90

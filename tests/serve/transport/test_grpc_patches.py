@@ -15,7 +15,7 @@ from serve.transport import grpc_patches
 ECHO = "/test/Echo"
 THREADS = """
 import os, threading
-from serve.turns import take_turns
+from serve.transport.grpc_patches import take_turns
 
 done = threading.Event()
 def linger(): done.wait()

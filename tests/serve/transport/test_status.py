@@ -3,6 +3,7 @@ from grpc import StatusCode
 
 from optimize.errors import ArtifactError, InputError
 from optimize.runtime.batching import batcher
+from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.refused import Refused
 from serve.transport import status
 
@@ -30,6 +31,6 @@ def test_the_unforeseen_is_told_nothing_about() -> None:
 
 def test_a_full_queue_says_when_to_come_again() -> None:
     found = status.of(batcher.QueueFull("full", 0.25))
-    assert found.trailing_metadata == ((status.PUSHBACK_KEY, "250"),)
-    assert status.of(batcher.QueueFull("full", 0.0)).trailing_metadata == ((status.PUSHBACK_KEY, "1"),)
+    assert found.trailing_metadata == ((PUSHBACK_KEY, "250"),)
+    assert status.of(batcher.QueueFull("full", 0.0)).trailing_metadata == ((PUSHBACK_KEY, "1"),)
     assert status.of(InputError("x")).trailing_metadata == ()
