@@ -4,7 +4,7 @@
     Artifact    the files and session options that serve one candidate
     Measurement one measured quantity with its interval and its method
     Verdict     one budget held against one measurement
-    Trial       all that is known of one candidate
+    CandidateResult       all that is known of one candidate
     Manifest    one published version
     Result      one model's outcome of one export
 
@@ -167,7 +167,7 @@ class Histogram(Record, frozen=True):
     counts: tuple[int, ...]
 
 
-class Trial(Record, frozen=True):
+class CandidateResult(Record, frozen=True):
     """One candidate: what it is, how far it came, and every number that was measured of it.
 
     `flipped` are the first samples of the judged split whose answer changed, `lost_by_class` counts right answers that became wrong.
@@ -246,7 +246,7 @@ class Manifest(Record, frozen=True):
     budgets: ModelBudgets
     verdicts: tuple[Verdict, ...]
     curve: tuple[CurvePoint, ...]
-    trials: tuple[Trial, ...]
+    candidates: tuple[CandidateResult, ...]
     golden: Golden
     source_digest: Digest
     data_digest: Digest
@@ -292,7 +292,7 @@ class Result(Record, frozen=True):
     name: str
     exit: int
     winner: Winner | None
-    candidates: tuple[Trial, ...]
+    candidates: tuple[CandidateResult, ...]
     budgets: ModelBudgets
     release: bool
     reason: str
@@ -330,11 +330,20 @@ def decode(data: bytes, origin: str) -> Manifest:
         ArtifactError: The text is no manifest of this schema.
     """
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        return msgspec.json.decode(_with_candidates(data), type=Manifest)
     except msgspec.DecodeError as error:
         raise ArtifactError(
             f"{origin}: not a manifest of schema {MANIFEST_SCHEMA} ({error}); publish the version again with `optimize export`"
         ) from None
+
+
+def _with_candidates(data: bytes) -> bytes:
+    """A manifest's text with the present name of its candidates, which those of earlier releases call `trials`."""
+    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    if "trials" not in fields or "candidates" in fields:
+        return data
+    fields["candidates"] = fields.pop("trials")
+    return msgspec.json.encode(fields)
 
 
 def decode_result(data: bytes, origin: str) -> Result:

@@ -131,7 +131,7 @@ def publish_file(
             budgets=ModelBudgets(source=f"{name}.onnx", latency=LatencyBudget(p99_ms=50.0), dims=dims),
             verdicts=(),
             curve=tuple(CurvePoint({}, batch, 0.2, 0.3, 100) for batch in (1, 2, 4, 8) if batch <= max_batch),
-            trials=(),
+            candidates=(),
             golden=Golden(registry.put(golden_path, "golden.npz"), len(golden_inputs), 1e-6, 1e-6),
             source_digest="0" * 64,
             data_digest="0" * 64,

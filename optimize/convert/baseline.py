@@ -21,7 +21,7 @@ from optimize.runtime.session import OnnxSession, first_line
 from optimize.source import samples as sampling
 from optimize.source.loading import ANALYSIS_THREADS, declared_inputs
 from optimize.source.model import TorchModel, is_onnx, load_torch
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 from optimize.source.samples import SPLITS, Arrays, Batch
 
 BASELINE = "baseline.onnx"
@@ -276,7 +276,7 @@ def _parity(
 ) -> tuple[float, tuple[str, ...]]:
     """The largest absolute difference between graph and source at the smallest, `opt` and largest dims, on real samples."""
     worst, compared = 0.0, []
-    with opened(Subject(budgets, base, SessionOptions(threads=ANALYSIS_THREADS))) as source:
+    with opened(ModelRef(budgets, base, SessionOptions(threads=ANALYSIS_THREADS))) as source:
         for label in ("min", "opt", "max"):
             sizes = {name: getattr(dim, label) for name, dim in signature.dims.items()}
             inputs = shaped(signature.inputs, batches, sizes)

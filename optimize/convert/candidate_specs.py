@@ -1,4 +1,4 @@
-"""Which precision x runtime cells apply to a model on this machine, why the others don't, and how one is built."""
+"""Which precision x runtime specs apply to a model on this machine, why the others don't, and how one is built."""
 
 import importlib.util
 import shutil
@@ -39,7 +39,7 @@ _CLOSE_ENOUGH = 0.01
 _SLOWER_ON_CPU = "SkipLayerNormFusion"
 
 
-class Cell(Struct, frozen=True):
+class CandidateSpec(Struct, frozen=True):
     """One precision on one runtime; `reason` says why it does not apply, and is empty where it does."""
 
     precision: Precision
@@ -62,7 +62,7 @@ class Cell(Struct, frozen=True):
         return f"{self.precision}@{self.runtime}"
 
 
-class Build(Struct, frozen=True):
+class BuiltCandidate(Struct, frozen=True):
     """What a recipe made: files in its folder (the model first), how many nodes changed precision, and remarks."""
 
     files: tuple[str, ...]
@@ -70,17 +70,17 @@ class Build(Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def disabled_optimizers(cell: Cell) -> tuple[str, ...]:
-    """Graph optimisers of onnxruntime that a cell is better off without."""
-    return (_SLOWER_ON_CPU,) if cell.target == "cpu" else ()
+def disabled_optimizers(spec: CandidateSpec) -> tuple[str, ...]:
+    """Graph optimisers of onnxruntime that a spec is better off without."""
+    return (_SLOWER_ON_CPU,) if spec.target == "cpu" else ()
 
 
-def grid(budgets: ModelBudgets, rows: dict[str, int], providers: tuple[str, ...]) -> tuple[Cell, ...]:
-    """Every cell of the model's targets and precisions, in order of simplicity, each with the reason why it does not apply.
+def grid(budgets: ModelBudgets, rows: dict[str, int], providers: tuple[str, ...]) -> tuple[CandidateSpec, ...]:
+    """Every spec of the model's targets and precisions, in order of simplicity, each with the reason why it does not apply.
 
     `rows` are the samples per split, `providers` onnxruntime's providers on this machine.
     """
-    cells = []
+    specs = []
     for target in dict.fromkeys(budgets.targets):
         for precision in PRECISIONS:
             if budgets.precisions is not None and precision not in budgets.precisions:
@@ -92,8 +92,8 @@ def grid(budgets: ModelBudgets, rows: dict[str, int], providers: tuple[str, ...]
             )
             if precision == "int8-static" and not reason and not rows.get("calibration"):
                 reason = "int8-static needs calibration samples; declare `data`"
-            cells.append(Cell(precision, target, reason))
-    return tuple(cells)
+            specs.append(CandidateSpec(precision, target, reason))
+    return tuple(specs)
 
 
 def _unsupported(precision: Precision, target: Target) -> str:
@@ -125,33 +125,43 @@ def _missing(target: Target, providers: tuple[str, ...], capabilities: tuple[str
 
 
 def build(
-    cell: Cell, baseline: Path, calibration: Path, signature: Signature, capabilities: tuple[str, ...], folder: Path
-) -> Build:
-    """Make a cell's files in `folder` from the baseline graph.
+    spec: CandidateSpec,
+    baseline: Path,
+    calibration: Path,
+    signature: Signature,
+    capabilities: tuple[str, ...],
+    folder: Path,
+) -> BuiltCandidate:
+    """Make a spec's files in `folder` from the baseline graph.
 
     Raises:
         CandidateError: The recipe does not apply to this graph; the message is the cause.
     """
-    if cell.engine:
-        built = _engine(cell, baseline, calibration, signature, capabilities, folder)
+    if spec.engine:
+        built = _engine(spec, baseline, calibration, signature, capabilities, folder)
     else:
-        built = _graph(cell, baseline, calibration, signature, folder)
-    if cell.precision != "fp32" and built.changed == 0:
+        built = _graph(spec, baseline, calibration, signature, folder)
+    if spec.precision != "fp32" and built.changed == 0:
         raise CandidateError(
-            "nothing was quantised" if cell.precision.startswith("int8") else "nothing was converted to fp16"
+            "nothing was quantised" if spec.precision.startswith("int8") else "nothing was converted to fp16"
         )
-    return Build(tuple(path.name for path in built.files), built.changed, built.notes)
+    return BuiltCandidate(tuple(path.name for path in built.files), built.changed, built.notes)
 
 
 def _engine(
-    cell: Cell, baseline: Path, calibration: Path, signature: Signature, capabilities: tuple[str, ...], folder: Path
+    spec: CandidateSpec,
+    baseline: Path,
+    calibration: Path,
+    signature: Signature,
+    capabilities: tuple[str, ...],
+    folder: Path,
 ) -> Built:
-    """A TensorRT engine from the graph that states the cell's precision."""
+    """A TensorRT engine from the graph that states the spec's precision."""
     from optimize.recipes import tensorrt  # noqa: PLC0415 - as below
 
     with tempfile.TemporaryDirectory() as name:
-        typed = _graph(cell, baseline, calibration, signature, Path(name))
-        library: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt" if cell.target == "tensorrt" else "tensorrt-rtx"
+        typed = _graph(spec, baseline, calibration, signature, Path(name))
+        library: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt" if spec.target == "tensorrt" else "tensorrt-rtx"
         built = tensorrt.build(
             typed.files[0],
             folder,
@@ -164,19 +174,19 @@ def _engine(
     return Built(built.files, built.changed, (*typed.notes, targets))
 
 
-def _graph(cell: Cell, baseline: Path, calibration: Path, signature: Signature, folder: Path) -> Built:
-    """An ONNX graph that states the cell's precision."""
+def _graph(spec: CandidateSpec, baseline: Path, calibration: Path, signature: Signature, folder: Path) -> Built:
+    """An ONNX graph that states the spec's precision."""
     # Recipes load onnx, so each is imported where it is used: in the child process that builds one candidate.
-    if cell.precision == "fp16":
+    if spec.precision == "fp16":
         from optimize.recipes import fp16  # noqa: PLC0415
 
         return fp16.build(baseline, folder, _calibration(calibration, signature))
-    if cell.precision == "int8-dynamic":
+    if spec.precision == "int8-dynamic":
         from optimize.recipes import int8_dynamic  # noqa: PLC0415
 
         return int8_dynamic.build(baseline, folder)
-    if cell.precision == "int8-static":
-        return _closest_static(cell, baseline, list(_calibration(calibration, signature)), signature, folder)
+    if spec.precision == "int8-static":
+        return _closest_static(spec, baseline, list(_calibration(calibration, signature)), signature, folder)
     from optimize.recipes import graph  # noqa: PLC0415
 
     target = folder / "model.onnx"
@@ -184,17 +194,19 @@ def _graph(cell: Cell, baseline: Path, calibration: Path, signature: Signature, 
     return Built((target, *sorted(path for path in folder.iterdir() if path != target)), 0, notes)
 
 
-def _closest_static(cell: Cell, baseline: Path, samples: list[Arrays], signature: Signature, folder: Path) -> Built:
+def _closest_static(
+    spec: CandidateSpec, baseline: Path, samples: list[Arrays], signature: Signature, folder: Path
+) -> Built:
     """The graph of the calibration method whose answers to the calibration samples are closest to the baseline's.
 
     No single method is best: minmax keeps outliers, entropy and percentile trade them for resolution.
     """
     from optimize.recipes import int8_static  # noqa: PLC0415
 
-    if cell.engine or cell.target == "cuda":
+    if spec.engine or spec.target == "cuda":
         return int8_static.build(baseline, folder, samples, symmetric=True)
     compared = list(_first(samples, signature, _COMPARED_ROWS))
-    options = SessionOptions(threads=cores(), disabled_optimizers=disabled_optimizers(cell))
+    options = SessionOptions(threads=cores(), disabled_optimizers=disabled_optimizers(spec))
     expected = _answers(baseline, options, compared)
     trials: list[tuple[float, str, Built]] = []
     with int8_static.calibrated(baseline, samples) as model:

@@ -57,8 +57,8 @@ class Success(msgspec.Struct, Generic[T], frozen=True, tag="success"):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """One model's place of work; `outdone` says of each qualified candidate that lost a comparison how it lost."""
+class StageRunner:
+    """One model's place of work; `lost_to` says of each qualified candidate that lost a comparison how it lost."""
 
     name: str
     budgets: ModelBudgets
@@ -71,7 +71,7 @@ class Bench:
     progress: Progress = field(default_factory=Silent)
     clock: Clock = field(default_factory=Clock)
     stages: list[StageTime] = field(default_factory=list)
-    outdone: dict[str, str] = field(default_factory=dict)
+    lost_to: dict[str, str] = field(default_factory=dict)
 
     def build(self, stage: str, depends: tuple[object, ...], function: Callable[..., Any], *args: object) -> Path:
         """A folder that `function(*args, folder)` fills in a process of its own, keyed by source, configuration and tools."""

@@ -3,6 +3,6 @@
 workload    real requests of the wanted shape, in rotation
 latency     milliseconds of single calls
 curve       latency per batch size
-comparison  two subjects interleaved in one process
+comparison  two model_refs interleaved in one process
 memory      peak resident memory of a process that serves the artefact
 """

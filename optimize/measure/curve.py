@@ -10,7 +10,7 @@ from optimize.budgets import BATCH
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import requests, timed
 from optimize.runtime.session import Session
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 from optimize.source.samples import Arrays
 
 _MIN_CALLS, _MAX_CALLS = 20, 200
@@ -18,14 +18,14 @@ _MAX_S = 1.0
 _WARM_UP_CALLS = 5
 
 
-def measure(subject: Subject, signature: Signature, split: Path) -> list[CurvePoint]:
+def measure(model_ref: ModelRef, signature: Signature, split: Path) -> list[CurvePoint]:
     """Latency at 1, 2, 4 ... max rows, for the smallest, the `opt` and the largest size of the other dimensions."""
     shapes: list[dict[str, int]] = []
     for label in ("min", "opt", "max"):
         shape = {name: getattr(dim, label) for name, dim in signature.dims.items() if name != BATCH}
         if shape not in shapes:
             shapes.append(shape)
-    with opened(subject) as session:
+    with opened(model_ref) as session:
         return [_point(session, signature, split, shape, batch) for shape in shapes for batch in batch_sizes(signature)]
 
 

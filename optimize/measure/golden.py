@@ -8,7 +8,7 @@ from msgspec import Struct
 from optimize.budgets import BATCH
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 from optimize.source.samples import Arrays, storable
 
 GOLDEN = "golden.npz"
@@ -25,13 +25,13 @@ class Recorded(Struct, frozen=True):
     rtol: float
 
 
-def record(subject: Subject, signature: Signature, split: Path, folder: Path) -> Recorded:
+def record(model_ref: ModelRef, signature: Signature, split: Path, folder: Path) -> Recorded:
     """Write `folder`/golden.npz: arrays `in/INDEX/NAME` and `out/INDEX/NAME` for eight single-row requests at the `opt` dims."""
     smallest = signature.dims[BATCH].min if BATCH in signature.dims else 1
     inputs = requests(signature, split, opt_sizes(signature, smallest))[:_COUNT]
     arrays: Arrays = {}
     largest = 0.0
-    with opened(subject) as session:
+    with opened(model_ref) as session:
         for index, request in enumerate(inputs):
             answers = session.run(request)
             arrays |= {f"in/{index}/{name}": storable(value) for name, value in request.items()}

@@ -1,4 +1,4 @@
-"""Two subjects timed in one process, in ABBA order, so that a machine that slows down slows both."""
+"""Two model_refs timed in one process, in ABBA order, so that a machine that slows down slows both."""
 
 from itertools import cycle
 from pathlib import Path
@@ -10,7 +10,7 @@ from optimize.manifest import Signature
 from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 from optimize.source.samples import Arrays
 from optimize.statistics.comparison import BLOCK_CALLS, MIN_PAIRS
 
@@ -20,7 +20,7 @@ _TRIAL_CALLS = 7
 _WARM_UP_CALLS = 5
 
 
-class Duel(Struct, frozen=True):
+class InterleavedTiming(Struct, frozen=True):
     """Latency blocks of A and B, the i-th of each run side by side, and the rows that one call of each answered."""
 
     a_ms: list[list[float]]
@@ -37,7 +37,9 @@ class Duel(Struct, frozen=True):
         return [1e3 * self.b_rows / float(np.median(block)) for block in self.b_ms]
 
 
-def duel(a: Subject, b: Subject, signature: Signature, split: Path, batch: int | None) -> Duel:
+def time_interleaved(
+    a: ModelRef, b: ModelRef, signature: Signature, split: Path, batch: int | None
+) -> InterleavedTiming:
     """Time A and B in ABBA order at `batch` rows a call, or each at its own best batch where `batch` is None.
 
     A block has 50 calls, or as many as fit in half a second (5 at least); there are 20 pairs.
@@ -54,7 +56,7 @@ def duel(a: Subject, b: Subject, signature: Signature, split: Path, batch: int |
             order = ((first, a_inputs, a_calls, a_ms), (second, b_inputs, b_calls, b_ms))
             for session, inputs, calls, found in order if pair % 2 == 0 else order[::-1]:
                 found.append(_block(session, inputs, calls))
-    return Duel(a_ms, b_ms, a_rows, b_rows)
+    return InterleavedTiming(a_ms, b_ms, a_rows, b_rows)
 
 
 def _block(session: Session, inputs: list[Arrays], calls: int) -> list[float]:

@@ -13,7 +13,7 @@ from optimize.errors import SourceError
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.source import samples as sampling
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 from optimize.source.preprocess import Preprocess
 
 WARM_UP_CALLS = 50
@@ -30,12 +30,12 @@ class LatencyRun(Struct, frozen=True):
     unstable: bool
 
 
-def measure_end_to_end(subject: Subject, raw: Path, calls: int) -> LatencyRun:
+def measure_end_to_end(model_ref: ModelRef, raw: Path, calls: int) -> LatencyRun:
     """Time `calls` calls from raw columns to answers: the model's `preprocess`, then the model."""
-    if subject.budgets.preprocess is None:
+    if model_ref.budgets.preprocess is None:
         raise SourceError("no `preprocess` is declared; end-to-end latency is measured from raw columns")
-    preprocess = Preprocess(subject.budgets.preprocess, subject.base)
-    with opened(subject) as session:
+    preprocess = Preprocess(model_ref.budgets.preprocess, model_ref.base)
+    with opened(model_ref) as session:
         rotation = cycle(sampling.read(raw))
 
         def call() -> float:
@@ -48,10 +48,10 @@ def measure_end_to_end(subject: Subject, raw: Path, calls: int) -> LatencyRun:
         return LatencyRun([call() for _ in range(calls)], unstable=not steady)
 
 
-def measure(subject: Subject, signature: Signature, split: Path, batch: int, calls: int) -> LatencyRun:
+def measure(model_ref: ModelRef, signature: Signature, split: Path, batch: int, calls: int) -> LatencyRun:
     """Time `calls` single calls of `batch` rows at the `opt` dims, over different real inputs in rotation."""
     inputs = requests(signature, split, opt_sizes(signature, batch))
-    with opened(subject) as session:
+    with opened(model_ref) as session:
         call = partial(timed, session, cycle(inputs))
         steady = warm_up(call)
         return LatencyRun([call() for _ in range(calls)], unstable=not steady)

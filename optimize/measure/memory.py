@@ -11,7 +11,7 @@ from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 from optimize.manifest import Signature
 from optimize.measure.workload import requests
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 
 # By import string, since the package that serves stands above this one.
 _SERVING = ("ray", "grpc", "serve.rayserve.deployment")
@@ -30,7 +30,7 @@ class Peak(Struct, frozen=True):
     peak_mb: float
 
 
-def measure(subject: Subject, signature: Signature, split: Path) -> Peak:
+def measure(model_ref: ModelRef, signature: Signature, split: Path) -> Peak:
     """Import what serving imports, load the artefact, and call it at the largest shape until the mark stands still.
 
     Call this in a fresh process with a split of few rows: the mark never falls, and whatever was read counts.
@@ -40,7 +40,7 @@ def measure(subject: Subject, signature: Signature, split: Path) -> Peak:
     imports_mb = _high_water_mb()
     sizes = {name: dim.max for name, dim in signature.dims.items()} | {BATCH: signature.max_batch}
     inputs = requests(signature, split, sizes, _DIFFERENT)
-    with opened(subject) as session:
+    with opened(model_ref) as session:
         load_mb = _high_water_mb()
         start, still, peak_mb = time.monotonic(), 0, load_mb
         for calls, arrays in enumerate(cycle(inputs), 1):

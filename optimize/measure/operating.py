@@ -13,7 +13,7 @@ from optimize.manifest import OperatingPoint, Signature
 from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
-from optimize.source.model_ref import Subject, opened_instances
+from optimize.source.model_ref import ModelRef, opened_instances
 from optimize.source.samples import Arrays
 
 _TRIAL_S = 0.5
@@ -27,11 +27,13 @@ def layouts(cores: int, own: int) -> list[tuple[int, int]]:
     return [(threads, max(1, cores // threads)) for threads in sorted(counts)]
 
 
-def measure(subject: Subject, signature: Signature, split: Path, cores: int) -> list[OperatingPoint]:
+def measure(model_ref: ModelRef, signature: Signature, split: Path, cores: int) -> list[OperatingPoint]:
     """Rows a second and latency of every layout at every batch size, with all its instances at work at once."""
     found = []
-    for threads, instances in layouts(cores, subject.options.threads):
-        laid_out = msgspec.structs.replace(subject, options=msgspec.structs.replace(subject.options, threads=threads))
+    for threads, instances in layouts(cores, model_ref.options.threads):
+        laid_out = msgspec.structs.replace(
+            model_ref, options=msgspec.structs.replace(model_ref.options, threads=threads)
+        )
         with opened_instances(laid_out, instances) as sessions:
             for batch in batch_sizes(signature):
                 inputs = requests(signature, split, opt_sizes(signature, batch))

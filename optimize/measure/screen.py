@@ -11,7 +11,7 @@ from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Array, first_line
-from optimize.source.model_ref import Subject, opened
+from optimize.source.model_ref import ModelRef, opened
 
 SANITY_CALLS = 8
 SCREEN_CALLS = 20
@@ -24,14 +24,14 @@ class Screen(Struct, frozen=True):
     calls: int
 
 
-def measure(subject: Subject, signature: Signature, split: Path, batch: int) -> Screen:
-    """Open a subject, check eight answers, and time twenty calls.
+def measure(model_ref: ModelRef, signature: Signature, split: Path, batch: int) -> Screen:
+    """Open a model_ref, check eight answers, and time twenty calls.
 
     Raises:
         CandidateError: It fails, answers NaN or infinity, or answers in another shape or dtype than the model does.
     """
     inputs = requests(signature, split, opt_sizes(signature, batch))
-    with opened(subject) as session:
+    with opened(model_ref) as session:
         for arrays in inputs[:SANITY_CALLS]:
             try:
                 answers = session.run(arrays)

@@ -19,7 +19,7 @@ from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from optimize.runtime.batching.curve import Curve
-from optimize.source.model_ref import Subject, opened_instances
+from optimize.source.model_ref import ModelRef, opened_instances
 from optimize.source.samples import Arrays
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 
@@ -37,9 +37,9 @@ _SEARCH_OVER = 0.01
 
 
 class Service(Struct, frozen=True):
-    """What answers: `instances` sessions of one subject behind one batcher, with requests of `rows` rows."""
+    """What answers: `instances` sessions of one model_ref behind one batcher, with requests of `rows` rows."""
 
-    subject: Subject
+    model_ref: ModelRef
     signature: Signature
     curve: tuple[CurvePoint, ...]
     instances: int
@@ -116,7 +116,7 @@ async def _serving(service: Service) -> AsyncIterator[Batcher]:
         # Generous: what the limit asks is judged from the latencies, and a queue that grows for ever still comes to an end.
         default_timeout_s=max(10 * service.limit_ms / 1e3, 1.0) if math.isfinite(service.limit_ms) else 60.0,
     )
-    with opened_instances(service.subject, service.instances) as sessions:
+    with opened_instances(service.model_ref, service.instances) as sessions:
         async with Batcher(sessions, service.signature, Curve(service.curve), options) as batcher:
             yield batcher
 

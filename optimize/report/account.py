@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from optimize.budgets import Limit, limits
 from optimize.errors import Exit
-from optimize.manifest import Measurement, Result, StageTime, Trial, Verdict, counted
+from optimize.manifest import CandidateResult, Measurement, Result, StageTime, Verdict, counted
 from optimize.report.wording import NONE, asked, bounds, plain, quantity, settling, shortfall, title
 
 Tone = Literal["good", "bad", "open", "quiet"]
@@ -54,7 +54,7 @@ class Row(Struct, frozen=True):
 class Standing(Struct, frozen=True):
     """One candidate: a row for each declared budget, rows for what else was measured, and why it is not the winner."""
 
-    trial: Trial
+    candidate: CandidateResult
     held: tuple[Row, ...]
     beside: tuple[Row, ...]
     why: tuple[str, ...]
@@ -67,12 +67,12 @@ class Standing(Struct, frozen=True):
     @property
     def measured(self) -> bool:
         """Whether there is anything to show as evidence."""
-        return bool(self.trial.verdicts or self.trial.measurements or self.trial.notes)
+        return bool(self.candidate.verdicts or self.candidate.measurements or self.candidate.notes)
 
     @property
     def changed(self) -> bool:
         """Whether any of its answers differ from the source model's."""
-        return bool(self.trial.flipped or self.trial.lost_by_class)
+        return bool(self.candidate.flipped or self.candidate.lost_by_class)
 
 
 class Question(Struct, frozen=True):
@@ -101,7 +101,7 @@ class Account(Struct, frozen=True):
         return tuple(
             standing
             for standing in self.standings
-            if standing.trial.status != "winner" and standing.trial.precision != SOURCE
+            if standing.candidate.status != "winner" and standing.candidate.precision != SOURCE
         )
 
     @property
@@ -114,7 +114,7 @@ class Account(Struct, frozen=True):
     @property
     def winner(self) -> Standing | None:
         """The candidate that won."""
-        return next((standing for standing in self.standings if standing.trial.status == "winner"), None)
+        return next((standing for standing in self.standings if standing.candidate.status == "winner"), None)
 
 
 def tone_of(word: str) -> Tone:
@@ -133,11 +133,11 @@ def account(result: Result, *, stale: bool = False) -> Account:
         tone=tone,
         warnings=_warnings(result, stale=stale),
         limits=declared,
-        standings=tuple(_standing(trial, declared) for trial in result.candidates),
+        standings=tuple(_standing(candidate, declared) for candidate in result.candidates),
         questions=tuple(
             question
-            for trial in result.candidates
-            for question in _questions(trial, declared, unmeasured=result.release and result.winner is None)
+            for candidate in result.candidates
+            for question in _questions(candidate, declared, unmeasured=result.release and result.winner is None)
         ),
     )
 
@@ -165,7 +165,7 @@ def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:
 
 def built_only(result: Result) -> bool:
     """Whether a partial run stopped after the builds; one that measured has the source among its candidates."""
-    return bool(result.candidates) and all(trial.precision != SOURCE for trial in result.candidates)
+    return bool(result.candidates) and all(candidate.precision != SOURCE for candidate in result.candidates)
 
 
 def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Tone]:
@@ -176,26 +176,26 @@ def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Ton
         return f"{plain(result.winner.candidate)} wins", detail, "good"
     if not result.release and result.exit not in (Exit.USAGE, Exit.BROKEN):
         if built_only(result):
-            built = sum(trial.status == "built" for trial in result.candidates)
+            built = sum(candidate.status == "built" for candidate in result.candidates)
             return f"{built} of {_contenders(result)} candidates were built", "none of them was measured", "open"
-        left = sum(trial.status in ("qualified", "inconclusive") for trial in result.candidates)
+        left = sum(candidate.status in ("qualified", "inconclusive") for candidate in result.candidates)
         return f"{left} of {_contenders(result)} candidates came through the screens", plain(result.reason), "open"
     headline, tone = _NO_WINNER.get(Exit(result.exit), ("No winner", "bad"))
     return headline, plain(result.reason), "open" if tone == "open" else "bad"
 
 
 def _contenders(result: Result) -> int:
-    return sum(trial.precision != SOURCE for trial in result.candidates)
+    return sum(candidate.precision != SOURCE for candidate in result.candidates)
 
 
-def _standing(trial: Trial, declared: tuple[Limit, ...]) -> Standing:
-    verdicts = {verdict.budget: verdict for verdict in trial.verdicts}
-    unmeasured = NOT_MEASURED if trial.status == "inconclusive" else ""
+def _standing(candidate: CandidateResult, declared: tuple[Limit, ...]) -> Standing:
+    verdicts = {verdict.budget: verdict for verdict in candidate.verdicts}
+    unmeasured = NOT_MEASURED if candidate.status == "inconclusive" else ""
     return Standing(
-        trial=trial,
+        candidate=candidate,
         held=tuple(_held(limit, verdicts.get(limit.key), unmeasured) for limit in declared),
-        beside=tuple(_beside(found) for found in trial.measurements if found.key not in verdicts),
-        why=_why(trial, declared),
+        beside=tuple(_beside(found) for found in candidate.measurements if found.key not in verdicts),
+        why=_why(candidate, declared),
     )
 
 
@@ -227,33 +227,33 @@ def _beside(found: Measurement) -> Row:
     )
 
 
-def _why(trial: Trial, declared: tuple[Limit, ...]) -> tuple[str, ...]:
+def _why(candidate: CandidateResult, declared: tuple[Limit, ...]) -> tuple[str, ...]:
     """Each lost budget with how far it was missed; whoever lost none has its status's own reason."""
     by_key = {limit.key: limit for limit in declared}
     lost = [
         f"{title(verdict.budget)} is {quantity(verdict.budget, verdict.observed)}: "
         + shortfall(by_key[verdict.budget], verdict.observed)
         + f" of {quantity(verdict.budget, verdict.limit)}"
-        for verdict in trial.verdicts
+        for verdict in candidate.verdicts
         if verdict.verdict == "FAIL" and verdict.observed is not None and verdict.budget in by_key
     ]
-    return tuple(lost) if lost and trial.status == "over-budget" else (plain(trial.reason), *lost)
+    return tuple(lost) if lost and candidate.status == "over-budget" else (plain(candidate.reason), *lost)
 
 
-def _questions(trial: Trial, declared: tuple[Limit, ...], *, unmeasured: bool) -> list[Question]:
+def _questions(candidate: CandidateResult, declared: tuple[Limit, ...], *, unmeasured: bool) -> list[Question]:
     """The open budgets of a candidate that is still in the running.
 
     What was not measured is of interest after a full run without a winner alone: others leave much unmeasured on purpose.
     """
-    if trial.status != "inconclusive":
+    if candidate.status != "inconclusive":
         return []
-    name = plain(trial.name)
+    name = plain(candidate.name)
     found = [
         Question(name, title(verdict.budget), settling(verdict))
-        for verdict in trial.verdicts
+        for verdict in candidate.verdicts
         if verdict.verdict == "INCONCLUSIVE"
     ]
-    judged = {verdict.budget for verdict in trial.verdicts}
+    judged = {verdict.budget for verdict in candidate.verdicts}
     missing = [title(limit.key) for limit in declared if limit.key not in judged]
     if missing and unmeasured:
         found.append(Question(name, " and ".join(missing), "not measured in this run"))

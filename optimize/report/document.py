@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from optimize.manifest import Result, Trial
+from optimize.manifest import CandidateResult, Result
 from optimize.report.account import SOURCE
 from optimize.report.served import NOBODY, Served
 
@@ -25,7 +25,7 @@ def _model(result: Result, served: Served) -> dict[str, Any]:
         "release": result.release,
         "reason": result.reason,
         "winner": result.winner,
-        "candidates": [_candidate(trial) for trial in result.candidates],
+        "candidates": [_candidate(candidate) for candidate in result.candidates],
         "operating_points": {"online": served.online, "bulk": served.bulk},
         "judgements": [_judgement(found) for found in served.judgements],
     }
@@ -33,7 +33,7 @@ def _model(result: Result, served: Served) -> dict[str, Any]:
 
 def _judgement(found: Result) -> dict[str, Any]:
     """What one machine found of the published version, which is the only candidate there beside the source."""
-    judged = next((trial for trial in found.candidates if trial.precision != SOURCE), None)
+    judged = next((candidate for candidate in found.candidates if candidate.precision != SOURCE), None)
     return {
         "machine": found.machine,
         "created": found.created,
@@ -43,16 +43,16 @@ def _judgement(found: Result) -> dict[str, Any]:
     }
 
 
-def _candidate(trial: Trial) -> dict[str, Any]:
+def _candidate(candidate: CandidateResult) -> dict[str, Any]:
     return {
-        "name": trial.name,
-        "precision": trial.precision,
-        "runtime": trial.runtime,
-        "status": trial.status,
-        "reason": trial.reason,
-        "verdicts": _verdicts(trial),
+        "name": candidate.name,
+        "precision": candidate.precision,
+        "runtime": candidate.runtime,
+        "status": candidate.status,
+        "reason": candidate.reason,
+        "verdicts": _verdicts(candidate),
     }
 
 
-def _verdicts(trial: Trial) -> list[dict[str, Any]]:
-    return [{field: getattr(verdict, field) for field in _VERDICT_FIELDS} for verdict in trial.verdicts]
+def _verdicts(candidate: CandidateResult) -> list[dict[str, Any]]:
+    return [{field: getattr(verdict, field) for field in _VERDICT_FIELDS} for verdict in candidate.verdicts]

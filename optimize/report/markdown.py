@@ -91,8 +91,8 @@ def _matrix(told: Account) -> list[str]:
     heads = ["Candidate", "Status", *(f"{title(limit.key)}, {asked(limit)}" for limit in told.limits)]
     rows = [
         (
-            _text(standing.trial.name),
-            standing.trial.status,
+            _text(standing.candidate.name),
+            standing.candidate.status,
             *map(_cell, standing.held),
         )
         for standing in told.standings
@@ -101,7 +101,7 @@ def _matrix(told: Account) -> list[str]:
 
 
 def _loser(standing: Standing) -> str:
-    return f"- **{_text(standing.trial.name)}** ({standing.trial.status}): {_text('; '.join(standing.why))}"
+    return f"- **{_text(standing.candidate.name)}** ({standing.candidate.status}): {_text('; '.join(standing.why))}"
 
 
 def _run(result: Result) -> list[str]:

@@ -128,7 +128,7 @@ def _of(manifest: Manifest, path: str) -> Result:
         name=manifest.model,
         exit=int(Exit.OK),
         winner=Winner(manifest.candidate, precision, runtime, manifest.version, path),
-        candidates=manifest.trials,
+        candidates=manifest.candidates,
         budgets=manifest.budgets,
         release=True,
         reason=f"{manifest.candidate} wins",

@@ -77,7 +77,7 @@ def judgements(result: Result, served: Served | None) -> tuple[Judgement, ...]:
 
 
 def _judgement(found: Result, result: Result) -> Judgement:
-    standing = next((s for s in account(found).standings if s.trial.precision != SOURCE), None)
+    standing = next((s for s in account(found).standings if s.candidate.precision != SOURCE), None)
     outcome, tone = _OUTCOMES.get(Exit(found.exit), ("could not be judged", "bad"))
     why = standing.why if standing else (plain(found.reason),)
     return Judgement(

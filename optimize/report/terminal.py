@@ -18,9 +18,9 @@ def as_lines(results: Iterable[Result]) -> list[str]:
         lines += ["", f"{plain(result.name)}: {budgets}, {tried}"]
         if not result.release:
             lines.append(f"  {_BUILDS if built_only(result) else _QUICK}")
-        for trial in result.candidates:
-            lines.append(f"  {plain(trial.name):<32} {trial.status:<13} {plain(trial.reason)}")
-            lines += [_verdict_line(verdict) for verdict in trial.verdicts]
+        for candidate in result.candidates:
+            lines.append(f"  {plain(candidate.name):<32} {candidate.status:<13} {plain(candidate.reason)}")
+            lines += [_verdict_line(verdict) for verdict in candidate.verdicts]
         lines.append(_outcome(result))
     return lines
 

@@ -1,7 +1,7 @@
 """Figures in words: every number with its unit, its name for a reader, and how far it is from its limit."""
 
 from optimize.budgets import Limit
-from optimize.manifest import Trial, Verdict, about
+from optimize.manifest import CandidateResult, Verdict, about
 
 NONE = "—"
 """Stands where there is no figure to give."""
@@ -105,11 +105,12 @@ def moment(created: str) -> str:
     return plain(created).replace("T", " ").replace("+00:00", " UTC") or NONE
 
 
-def short_names(trials: tuple[Trial, ...]) -> dict[str, str]:
-    """Each trial's name for a chart: its precision alone where no other trial has the same, else its whole name."""
-    precisions = [trial.precision for trial in trials]
+def short_names(candidates: tuple[CandidateResult, ...]) -> dict[str, str]:
+    """Each candidate's name for a chart: its precision alone where no other candidate has the same, else its whole name."""
+    precisions = [candidate.precision for candidate in candidates]
     return {
-        trial.name: plain(trial.precision if precisions.count(trial.precision) == 1 else trial.name) for trial in trials
+        candidate.name: plain(candidate.precision if precisions.count(candidate.precision) == 1 else candidate.name)
+        for candidate in candidates
     }
 
 

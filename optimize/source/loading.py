@@ -30,7 +30,7 @@ _RAW_REQUESTS = 64
 _PART_SEED = 20_240_102
 
 
-class Reading(Struct, frozen=True):
+class Source(Struct, frozen=True):
     """What was read of a model: digests of the source, of the samples and of a metric of the user's own, and samples per split."""
 
     source_digest: str
@@ -40,7 +40,7 @@ class Reading(Struct, frozen=True):
     metric_digest: str
 
 
-def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
+def read(budgets: ModelBudgets, base: Path, folder: Path) -> Source:
     """Load the source and its samples, check and digest both, and store the splits in `folder`.
 
     Raises:
@@ -71,7 +71,7 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Reading:
     }
     # Digests of code come last: by now everything that the factory, the samples and the metric import has been imported.
     metric = _metric_digest(budgets, base)
-    return Reading(digest(), sampling.digest(splits), rows, runtime, metric)
+    return Source(digest(), sampling.digest(splits), rows, runtime, metric)
 
 
 def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:

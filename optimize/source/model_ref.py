@@ -12,7 +12,7 @@ from optimize.runtime.session import OnnxSession, Session, instances
 from optimize.source.model import is_onnx, load_torch
 
 
-class Subject(Struct, frozen=True):
+class ModelRef(Struct, frozen=True):
     """An artefact (where `path` is given) or the source model, and how it is opened."""
 
     budgets: ModelBudgets
@@ -22,22 +22,22 @@ class Subject(Struct, frozen=True):
 
 
 @contextmanager
-def opened(subject: Subject) -> Iterator[Session]:
-    """Open a subject; artefacts and ONNX sources go through the session that serves them."""
-    path = subject.path or (subject.base / subject.budgets.source if is_onnx(subject.budgets) else None)
+def opened(model_ref: ModelRef) -> Iterator[Session]:
+    """Open a model_ref; artefacts and ONNX sources go through the session that serves them."""
+    path = model_ref.path or (model_ref.base / model_ref.budgets.source if is_onnx(model_ref.budgets) else None)
     if path is None:
-        yield load_torch(subject.budgets, subject.base, subject.options.threads)
+        yield load_torch(model_ref.budgets, model_ref.base, model_ref.options.threads)
         return
-    with OnnxSession(path, subject.options) as session:
+    with OnnxSession(path, model_ref.options) as session:
         yield session
 
 
 @contextmanager
-def opened_instances(subject: Subject, count: int) -> Iterator[Sequence[Session]]:
+def opened_instances(model_ref: ModelRef, count: int) -> Iterator[Sequence[Session]]:
     """An artefact's sessions as serving opens them, so many at once; the source model is not served, and runs alone."""
-    if subject.path is None:
-        with opened(subject) as session:
+    if model_ref.path is None:
+        with opened(model_ref) as session:
             yield [session]
         return
-    with instances(subject.path, subject.options, count) as sessions:
+    with instances(model_ref.path, model_ref.options, count) as sessions:
         yield sessions

@@ -10,7 +10,7 @@ import msgspec
 
 from optimize.budgets import Limit, ModelBudgets, limits
 from optimize.errors import Exit
-from optimize.manifest import Status, Trial, Verdict, about, counted
+from optimize.manifest import CandidateResult, Status, Verdict, about, counted
 
 MIN_GAIN = 0.03
 """How much better a candidate must be to beat a simpler one."""
@@ -21,35 +21,37 @@ _MEASURED = {"memory": "memory.peak_mb", "size": "size.mb", "cost": "cost.per_mi
 _SEVERITY = (Exit.USAGE, Exit.BROKEN, Exit.OVER_BUDGET, Exit.INCONCLUSIVE, Exit.OK)
 
 
-def judged(budgets: ModelBudgets, trial: Trial, still_to_come: tuple[str, ...] = ()) -> Trial:
-    """The trial with the status that its verdicts give it: a budget that was not measured is never met.
+def judged(budgets: ModelBudgets, candidate: CandidateResult, still_to_come: tuple[str, ...] = ()) -> CandidateResult:
+    """The candidate with the status that its verdicts give it: a budget that was not measured is never met.
 
     `still_to_come` names sections whose measurement follows the choice among those that qualify so far.
     """
     declared = [limit for limit in limits(budgets) if limit.key.split(".")[0] not in still_to_come]
-    by_key = {verdict.budget: verdict for verdict in trial.verdicts}
-    failed = [verdict for verdict in trial.verdicts if verdict.verdict == "FAIL"]
+    by_key = {verdict.budget: verdict for verdict in candidate.verdicts}
+    failed = [verdict for verdict in candidate.verdicts if verdict.verdict == "FAIL"]
     open_ones = [limit for limit in declared if limit.key not in by_key or by_key[limit.key].verdict == "INCONCLUSIVE"]
     if failed:
-        return _with(trial, "over-budget", "; ".join(_lost(verdict, _better(declared, verdict)) for verdict in failed))
+        return _with(
+            candidate, "over-budget", "; ".join(_lost(verdict, _better(declared, verdict)) for verdict in failed)
+        )
     if open_ones:
-        return _with(trial, "inconclusive", "; ".join(_open(limit, by_key.get(limit.key)) for limit in open_ones))
-    return _with(trial, "qualified", "keeps every budget")
+        return _with(candidate, "inconclusive", "; ".join(_open(limit, by_key.get(limit.key)) for limit in open_ones))
+    return _with(candidate, "qualified", "keeps every budget")
 
 
-def beaten(budgets: ModelBudgets, trial: Trial) -> Trial:
-    """The judged trial of one that another was better than before its load test, which is asked of the best alone.
+def beaten(budgets: ModelBudgets, candidate: CandidateResult) -> CandidateResult:
+    """The judged candidate of one that another was better than before its load test, which is asked of the best alone.
 
     Where that is all it lacks, it says so; its status stays, since a budget that was not measured is never met.
     """
-    found = judged(budgets, trial)
-    if found.status != "inconclusive" or judged(budgets, trial, ("throughput",)).status != "qualified":
+    found = judged(budgets, candidate)
+    if found.status != "inconclusive" or judged(budgets, candidate, ("throughput",)).status != "qualified":
         return found
     return _with(found, found.status, "qualified so far; throughput is measured for the best only")
 
 
-def _with(trial: Trial, status: Status, reason: str) -> Trial:
-    return msgspec.structs.replace(trial, status=status, reason=reason)
+def _with(candidate: CandidateResult, status: Status, reason: str) -> CandidateResult:
+    return msgspec.structs.replace(candidate, status=status, reason=reason)
 
 
 def _better(declared: Sequence[Limit], verdict: Verdict) -> str:
@@ -71,10 +73,14 @@ def _open(limit: Limit, verdict: Verdict | None) -> str:
     return f"{limit.key} is undecided after {verdict.n:,} samples: {more}"
 
 
-def in_order_of_simplicity(trials: Iterable[Trial]) -> list[Trial]:
-    """The qualified trials, simplest precision first; the source is a baseline and never among them."""
-    qualified = [trial for trial in trials if trial.status == "qualified" and trial.precision in _SIMPLEST_FIRST]
-    return sorted(qualified, key=lambda trial: (_SIMPLEST_FIRST.index(trial.precision), trial.runtime))
+def in_order_of_simplicity(candidates: Iterable[CandidateResult]) -> list[CandidateResult]:
+    """The qualified candidates, simplest precision first; the source is a baseline and never among them."""
+    qualified = [
+        candidate
+        for candidate in candidates
+        if candidate.status == "qualified" and candidate.precision in _SIMPLEST_FIRST
+    ]
+    return sorted(qualified, key=lambda candidate: (_SIMPLEST_FIRST.index(candidate.precision), candidate.runtime))
 
 
 def decided_by_timing(budgets: ModelBudgets) -> bool:
@@ -82,43 +88,43 @@ def decided_by_timing(budgets: ModelBudgets) -> bool:
     return budgets.objective not in _MEASURED
 
 
-def improves(budgets: ModelBudgets, challenger: Trial, champion: Trial) -> bool:
+def improves(budgets: ModelBudgets, challenger: CandidateResult, best: CandidateResult) -> bool:
     """Whether a challenger is better by more than 3 % in the objective's measurement; lower is better in all of them."""
     key = _MEASURED[budgets.objective]
-    ours, theirs = challenger.measured(key), champion.measured(key)
+    ours, theirs = challenger.measured(key), best.measured(key)
     return ours is not None and theirs is not None and ours.value * (1 + MIN_GAIN) < theirs.value
 
 
-def compared(budgets: ModelBudgets, challenger: Trial, champion: Trial) -> str:
+def compared(budgets: ModelBudgets, challenger: CandidateResult, best: CandidateResult) -> str:
     """The two figures that :func:`improves` compares, in words."""
     key = _MEASURED[budgets.objective]
-    figures = [found.value for trial in (challenger, champion) if (found := trial.measured(key))]
+    figures = [found.value for candidate in (challenger, best) if (found := candidate.measured(key))]
     shown = " and ".join(f"{figure:.4g}" for figure in figures) or "not measured"
-    return f"{challenger.name} against {champion.name}: {key} of {shown}; a difference must clear {MIN_GAIN:.0%}"
+    return f"{challenger.name} against {best.name}: {key} of {shown}; a difference must clear {MIN_GAIN:.0%}"
 
 
-def crowned(
-    trials: Iterable[Trial], winner: str | None, outdone: Mapping[str, str] = MappingProxyType({})
-) -> tuple[Trial, ...]:
-    """The trials with the winner marked; `outdone` says how others that might have won lost the comparison."""
-    return tuple(_placed(trial, winner, outdone.get(trial.name)) for trial in trials)
+def placed(
+    candidates: Iterable[CandidateResult], winner: str | None, lost_to: Mapping[str, str] = MappingProxyType({})
+) -> tuple[CandidateResult, ...]:
+    """The candidates with the winner marked; `lost_to` says how others that might have won lost the comparison."""
+    return tuple(_placed(candidate, winner, lost_to.get(candidate.name)) for candidate in candidates)
 
 
-def _placed(trial: Trial, winner: str | None, how: str | None) -> Trial:
-    if trial.name == winner:
-        return _with(trial, "winner", "keeps every budget and is best for the objective")
-    if winner is not None and how is not None and trial.status in ("qualified", "inconclusive"):
-        return _with(trial, trial.status, f"does not win: {how}; {trial.reason}")
-    return trial
+def _placed(candidate: CandidateResult, winner: str | None, how: str | None) -> CandidateResult:
+    if candidate.name == winner:
+        return _with(candidate, "winner", "keeps every budget and is best for the objective")
+    if winner is not None and how is not None and candidate.status in ("qualified", "inconclusive"):
+        return _with(candidate, candidate.status, f"does not win: {how}; {candidate.reason}")
+    return candidate
 
 
-def exit_of(trials: Iterable[Trial], *, build_only: bool = False) -> Exit:
+def exit_of(candidates: Iterable[CandidateResult], *, build_only: bool = False) -> Exit:
     """One model's exit code: a winner, else a candidate that might yet win, else none within budget.
 
     Undecided are the inconclusive ones, those of a quick run that came through its screens, and engines that were built but not
     measured. Where every candidate failed, none is within budget. A run that only builds is judged by whether it built something.
     """
-    statuses = {trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST}
+    statuses = {candidate.status for candidate in candidates if candidate.precision in _SIMPLEST_FIRST}
     if "winner" in statuses or (build_only and "built" in statuses):
         return Exit.OK
     return Exit.INCONCLUSIVE if statuses & {"inconclusive", "qualified", "built"} else Exit.OVER_BUDGET
@@ -129,9 +135,11 @@ def worst(exits: Iterable[int]) -> Exit:
     return min((Exit(code) for code in exits), key=_SEVERITY.index, default=Exit.OK)
 
 
-def reason_of(budgets: ModelBudgets, trials: Sequence[Trial], *, quick: bool = False, build_only: bool = False) -> str:
+def reason_of(
+    budgets: ModelBudgets, candidates: Sequence[CandidateResult], *, quick: bool = False, build_only: bool = False
+) -> str:
     """Why a model has no winner, in one sentence."""
-    statuses = [trial.status for trial in trials if trial.precision in _SIMPLEST_FIRST]
+    statuses = [candidate.status for candidate in candidates if candidate.precision in _SIMPLEST_FIRST]
     told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     if build_only:
         return f"{told}: nothing was judged, export without --build-only to choose the winner"

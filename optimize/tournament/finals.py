@@ -19,7 +19,15 @@ from optimize.source.loading import RAW, SCREEN
 from optimize.statistics import blocks, comparison, percentile
 from optimize.statistics.finding import Finding
 from optimize.statistics.quantile import quantile
-from optimize.tournament.trials import PERCENTILES, Entrant, Ground, judged_on, latency_found, latency_run, limit_of
+from optimize.tournament.trials import (
+    PERCENTILES,
+    Candidate,
+    Tournament,
+    judged_on,
+    latency_found,
+    latency_run,
+    limit_of,
+)
 from optimize.validate import accuracy, answers
 from optimize.validate.accuracy import SEED
 
@@ -28,34 +36,36 @@ FINAL_PROCESSES = percentile.MIN_PROCESSES
 _ROUNDS = percentile.LOOKS[:2]
 
 
-def confirmed(ground: Ground, entrant: Entrant, baseline: Entrant, current: Entrant | None) -> Entrant:
+def confirmed(
+    tournament: Tournament, candidate: Candidate, baseline: Candidate, current: Candidate | None
+) -> Candidate:
     """The finals: samples that chose nothing, five fresh processes, and speed against the source and the current version.
 
     Raises:
         CandidateError: It fails on some sample, hangs or dies.
     """
-    if ground.has_samples:
-        entrant = _alone(ground, judged_on(ground, entrant, baseline, "confirmation"))
-    if not entrant.out and any(key in entrant.verdicts for key in PERCENTILES):
-        entrant = _pooled(ground, entrant)
-    if not entrant.out and ground.bench.budgets.preprocess is not None:
-        entrant = _end_to_end(ground, entrant)
-    if not entrant.out:
-        entrant = _speed(ground, entrant, baseline.with_options(entrant.subject.options))
-    return entrant if entrant.out else _slowdown(ground, entrant, current)
+    if tournament.has_samples:
+        candidate = _alone(tournament, judged_on(tournament, candidate, baseline, "confirmation"))
+    if not candidate.out and any(key in candidate.verdicts for key in PERCENTILES):
+        candidate = _pooled(tournament, candidate)
+    if not candidate.out and tournament.runner.budgets.preprocess is not None:
+        candidate = _end_to_end(tournament, candidate)
+    if not candidate.out:
+        candidate = _speed(tournament, candidate, baseline.with_options(candidate.model_ref.options))
+    return candidate if candidate.out else _slowdown(tournament, candidate, current)
 
 
-def _end_to_end(ground: Ground, entrant: Entrant) -> Entrant:
+def _end_to_end(tournament: Tournament, candidate: Candidate) -> Candidate:
     """From raw columns to answers: reported beside the model's own latency, and held against no budget."""
     depends = (
-        entrant.depends,
-        ground.reading.source_digest,
-        ground.reading.data_digest,
-        ground.bench.budgets.preprocess,
+        candidate.depends,
+        tournament.source.source_digest,
+        tournament.source.data_digest,
+        tournament.runner.budgets.preprocess,
     )
-    arguments = (entrant.subject, ground.split(RAW), percentile.LOOKS[0])
-    what = f"{entrant.name}: latency with preprocessing"
-    run = ground.bench.measured(what, latency.LatencyRun, depends, latency.measure_end_to_end, *arguments)
+    arguments = (candidate.model_ref, tournament.split(RAW), percentile.LOOKS[0])
+    what = f"{candidate.name}: latency with preprocessing"
+    run = tournament.runner.measured(what, latency.LatencyRun, depends, latency.measure_end_to_end, *arguments)
     found = []
     for key, share in {"end_to_end.p50_ms": 0.5, "end_to_end.p99_ms": 0.99}.items():
         low, high = percentile.percentile_bounds(np.array(run.latencies_ms), share, 0.95)
@@ -65,185 +75,220 @@ def _end_to_end(ground: Ground, entrant: Entrant) -> Entrant:
                 key, value, "ms", len(run.latencies_ms), "preprocess and one call, real rows as they come", low, high
             )
         )
-    return entrant.found(measured=found)
+    return candidate.found(measured=found)
 
 
-def _alone(ground: Ground, entrant: Entrant) -> Entrant:
+def _alone(tournament: Tournament, candidate: Candidate) -> Candidate:
     """The share of answers that change when a row is answered alone instead of in the largest batch."""
-    if ground.signature.max_batch == 1:
-        return entrant
-    depends = (entrant.depends, ground.reading.data_digest, SCREEN, ground.signature)
-    what = f"{entrant.name}: answers to {SCREEN}"
-    split, subject = ground.split(SCREEN), entrant.subject
-    batched = ground.bench.answers(what, depends, answers.record, subject, ground.signature, split)
-    alone = ground.bench.answers(
-        f"{what}, row by row", (depends, "alone"), answers.record, subject, ground.signature, split, row_by_row=True
+    if tournament.signature.max_batch == 1:
+        return candidate
+    depends = (candidate.depends, tournament.source.data_digest, SCREEN, tournament.signature)
+    what = f"{candidate.name}: answers to {SCREEN}"
+    split, model_ref = tournament.split(SCREEN), candidate.model_ref
+    batched = tournament.runner.answers(what, depends, answers.record, model_ref, tournament.signature, split)
+    alone = tournament.runner.answers(
+        f"{what}, row by row",
+        (depends, "alone"),
+        answers.record,
+        model_ref,
+        tournament.signature,
+        split,
+        row_by_row=True,
     )
-    found = ground.bench.measured(
-        f"{entrant.name}: rows alone and in a batch",
+    found = tournament.runner.measured(
+        f"{candidate.name}: rows alone and in a batch",
         accuracy.Changed,
-        (depends, ground.bench.budgets.accuracy),
+        (depends, tournament.runner.budgets.accuracy),
         accuracy.changed,
-        ground.bench.budgets.accuracy,
-        ground.signature,
+        tournament.runner.budgets.accuracy,
+        tournament.signature,
         batched,
         alone,
     )
-    method = f"rows answered alone and in batches of {ground.signature.max_batch}"
-    return entrant.found(measured=[Measurement("accuracy.batch_changed", found.share, "share", found.n, method)])
+    method = f"rows answered alone and in batches of {tournament.signature.max_batch}"
+    return candidate.found(measured=[Measurement("accuracy.batch_changed", found.share, "share", found.n, method)])
 
 
-def _pooled(ground: Ground, entrant: Entrant) -> Entrant:
+def _pooled(tournament: Tournament, candidate: Candidate) -> Candidate:
     """Latency pooled over five fresh processes; calls that are alike need longer runs, so a second round is longer."""
     for calls in _ROUNDS:
         runs = [
-            latency_run(ground, entrant, f"final latency of {calls} calls, process {n + 1}", calls)
+            latency_run(tournament, candidate, f"final latency of {calls} calls, process {n + 1}", calls)
             for n in range(FINAL_PROCESSES)
         ]
         arrays = [np.array(run.latencies_ms) for run in runs]
         findings = {
-            key: percentile.pooled(arrays, limit_of(ground, key), share, ground.noise, percentile.ALPHA / len(_ROUNDS))
+            key: percentile.pooled(
+                arrays, limit_of(tournament, key), share, tournament.noise, percentile.ALPHA / len(_ROUNDS)
+            )
             for key, share in PERCENTILES.items()
         }
-        entrant = msgspec.structs.replace(entrant, latencies_ms=tuple(tuple(run.latencies_ms) for run in runs))
-        entrant = latency_found(ground, entrant, findings, unstable=any(run.unstable for run in runs))
-        if all(entrant.verdicts[key].verdict != "INCONCLUSIVE" for key in PERCENTILES if key in entrant.verdicts):
+        candidate = msgspec.structs.replace(candidate, latencies_ms=tuple(tuple(run.latencies_ms) for run in runs))
+        candidate = latency_found(tournament, candidate, findings, unstable=any(run.unstable for run in runs))
+        if all(candidate.verdicts[key].verdict != "INCONCLUSIVE" for key in PERCENTILES if key in candidate.verdicts):
             break
-    return entrant
+    return candidate
 
 
-def duel(ground: Ground, what: str, a: Entrant, b: Entrant, batch: int | None) -> timing.Duel:
-    """Time two entrants interleaved in one process, at `batch` rows a call or each at its own best batch."""
-    depends = (a.depends, b.depends, ground.reading.data_digest, ground.signature, batch)
-    arguments = (a.subject, b.subject, ground.signature, ground.split("selection"), batch)
-    return ground.bench.measured(what, timing.Duel, depends, timing.duel, *arguments)
+def time_interleaved(
+    tournament: Tournament, what: str, a: Candidate, b: Candidate, batch: int | None
+) -> timing.InterleavedTiming:
+    """Time two candidates interleaved in one process, at `batch` rows a call or each at its own best batch."""
+    depends = (a.depends, b.depends, tournament.source.data_digest, tournament.signature, batch)
+    arguments = (a.model_ref, b.model_ref, tournament.signature, tournament.split("selection"), batch)
+    return tournament.runner.measured(what, timing.InterleavedTiming, depends, timing.time_interleaved, *arguments)
 
 
-def _speed(ground: Ground, entrant: Entrant, baseline: Entrant) -> Entrant:
+def _speed(tournament: Tournament, candidate: Candidate, baseline: Candidate) -> Candidate:
     """Rows a second against the source model on the same threads, and what a million rows cost at that speed."""
-    limit = ground.bench.budgets.speed.min_speedup
-    found = duel(ground, f"{entrant.name}: speed-up against the source", entrant, baseline, None)
+    limit = tournament.runner.budgets.speed.min_speedup
+    found = time_interleaved(tournament, f"{candidate.name}: speed-up against the source", candidate, baseline, None)
     finding = comparison.speedup(
         found.a_rows_per_s(), found.b_rows_per_s(), limit or 1.0, kind="min_speedup", seed=SEED
     )
-    threads = counted(entrant.subject.options.threads, "thread")
+    threads = counted(candidate.model_ref.options.threads, "thread")
     alone = f"{counted(found.a_rows, 'row')} a call on {threads}"
-    entrant = entrant.found(
+    candidate = candidate.found(
         measured=[Measurement("speed.rows_per_s", float(np.median(found.a_rows_per_s())), "rows/s", finding.n, alone)]
     )
     beside = f"rows a second against {baseline.name}, interleaved, {found.a_rows} and {found.b_rows} rows a call"
-    entrant = _ratio_found(entrant, "speed.min_speedup", limit, finding, beside)
-    return _cost(ground, entrant, found.a_rows_per_s())
+    candidate = _ratio_found(candidate, "speed.min_speedup", limit, finding, beside)
+    return _cost(tournament, candidate, found.a_rows_per_s())
 
 
-def _ratio_found(entrant: Entrant, key: str, limit: float | None, finding: Finding, method: str) -> Entrant:
+def _ratio_found(candidate: Candidate, key: str, limit: float | None, finding: Finding, method: str) -> Candidate:
     if finding.observed is not None:
         measurement = Measurement(key, finding.observed, "times", finding.n, method, finding.low, finding.high)
-        entrant = entrant.found(measured=[measurement])
-    return entrant if limit is None else entrant.found(finding.against(key, limit))
+        candidate = candidate.found(measured=[measurement])
+    return candidate if limit is None else candidate.found(finding.against(key, limit))
 
 
-def _slowdown(ground: Ground, entrant: Entrant, current: Entrant | None) -> Entrant:
+def _slowdown(tournament: Tournament, candidate: Candidate, current: Candidate | None) -> Candidate:
     """Against the version that is served now; where there is none, nothing can be slower than it."""
-    key, limit = "speed.max_slowdown", ground.bench.budgets.speed.max_slowdown
+    key, limit = "speed.max_slowdown", tournament.runner.budgets.speed.max_slowdown
     if limit is None:
-        return entrant
-    if current is None or current.digest == entrant.digest:
+        return candidate
+    if current is None or current.digest == candidate.digest:
         evidence = (
             "no version is current that could be timed beside it"
             if current is None
             else "this is the version that is current"
         )
-        return entrant.found(Verdict(key, limit, 1.0, 1.0, 1.0, 0, "PASS", evidence))
-    found = duel(ground, f"{entrant.name}: speed against the current version", entrant, current, None)
+        return candidate.found(Verdict(key, limit, 1.0, 1.0, 1.0, 0, "PASS", evidence))
+    found = time_interleaved(
+        tournament, f"{candidate.name}: speed against the current version", candidate, current, None
+    )
     finding = comparison.speedup(found.a_rows_per_s(), found.b_rows_per_s(), limit, kind="max_slowdown", seed=SEED)
-    return _ratio_found(entrant, key, limit, finding, f"rows a second against {current.name}, interleaved")
+    return _ratio_found(candidate, key, limit, finding, f"rows a second against {current.name}, interleaved")
 
 
-def _cost(ground: Ground, entrant: Entrant, rows_per_s: Sequence[float]) -> Entrant:
+def _cost(tournament: Tournament, candidate: Candidate, rows_per_s: Sequence[float]) -> Candidate:
     """A million rows at the measured speed, for the cores that the session holds, or for its GPU."""
-    budget, options = ground.bench.budgets.cost, entrant.subject.options
+    budget, options = tournament.runner.budgets.cost, candidate.model_ref.options
     unit, held = ("core", options.threads) if options.target == "cpu" else ("GPU", 1)
     per_hour = budget.per_hour.get("cpu" if unit == "core" else "cuda")
     if per_hour is None:
-        return entrant
+        return candidate
     price = per_hour * held / 3600 * 1e6
     low, high = (float(bound) for bound in np.quantile(np.asarray(rows_per_s), [0.05, 0.95]))
     observed = price / float(np.median(rows_per_s))
     key, n, dearest = "cost.per_million", len(rows_per_s), price / low
     method = f"{per_hour:g} an hour and {unit}, at the best batch of one session"
-    entrant = entrant.found(measured=[Measurement(key, observed, "per million rows", n, method, price / high, dearest)])
+    candidate = candidate.found(
+        measured=[Measurement(key, observed, "per million rows", n, method, price / high, dearest)]
+    )
     limit = budget.max_per_million
     if limit is None:
-        return entrant
+        return candidate
     verdict: Outcome = "PASS" if dearest < limit else "FAIL" if price / high > limit else "INCONCLUSIVE"
     evidence = f"{observed:.4g} per million rows, {price / high:.4g} to {dearest:.4g} in nine of ten blocks of calls"
-    return entrant.found(Verdict("cost.max_per_million", limit, observed, price / high, dearest, n, verdict, evidence))
+    return candidate.found(
+        Verdict("cost.max_per_million", limit, observed, price / high, dearest, n, verdict, evidence)
+    )
 
 
-def layouts(ground: Ground, entrant: Entrant) -> list[OperatingPoint]:
+def layouts(tournament: Tournament, candidate: Candidate) -> list[OperatingPoint]:
     """Rows a second of every layout of threads and instances on this machine's cores."""
-    depends = (entrant.depends, ground.reading.data_digest, ground.signature)
-    arguments = (entrant.subject, ground.signature, ground.split("selection"), ground.bench.machine.cores)
-    what = f"{entrant.name}: threads and instances"
-    return ground.bench.measured(what, list[OperatingPoint], depends, operating.measure, *arguments)
+    depends = (candidate.depends, tournament.source.data_digest, tournament.signature)
+    arguments = (
+        candidate.model_ref,
+        tournament.signature,
+        tournament.split("selection"),
+        tournament.runner.machine.cores,
+    )
+    what = f"{candidate.name}: threads and instances"
+    return tournament.runner.measured(what, list[OperatingPoint], depends, operating.measure, *arguments)
 
 
-def golden_answers(ground: Ground, entrant: Entrant) -> Path:
+def golden_answers(tournament: Tournament, candidate: Candidate) -> Path:
     """The folder of inputs and the answers to them that whoever loads it replays."""
-    depends = (entrant.depends, ground.reading.data_digest, ground.signature)
-    arguments = (entrant.subject, ground.signature, ground.split("confirmation"))
-    return ground.bench.build(f"{entrant.name}: golden answers", depends, golden.record, *arguments)
+    depends = (candidate.depends, tournament.source.data_digest, tournament.signature)
+    arguments = (candidate.model_ref, tournament.signature, tournament.split("confirmation"))
+    return tournament.runner.build(f"{candidate.name}: golden answers", depends, golden.record, *arguments)
 
 
-def described(ground: Ground, entrant: Entrant) -> Entrant:
+def described(tournament: Tournament, candidate: Candidate) -> Candidate:
     """Whatever its manifest says of it is found out before it is chosen, so that one that breaks at it costs only itself.
 
     Raises:
         CandidateError: It hangs or dies with several sessions, under load, or at its golden answers.
     """
-    layouts(ground, entrant)
-    golden_answers(ground, entrant)
-    return loaded(ground, entrant)
+    layouts(tournament, candidate)
+    golden_answers(tournament, candidate)
+    return loaded(tournament, candidate)
 
 
-def loaded(ground: Ground, entrant: Entrant) -> Entrant:
+def loaded(tournament: Tournament, candidate: Candidate) -> Candidate:
     """Latency per batch size; and where a rate is declared, throughput through the batcher that serves.
 
     Raises:
         CandidateError: It hangs or dies under load.
     """
-    depends = (entrant.depends, ground.reading.data_digest, ground.signature)
-    split, what = ground.split("selection"), f"{entrant.name}: latency per batch size"
-    points = ground.bench.measured(
-        what, list[CurvePoint], depends, curve.measure, entrant.subject, ground.signature, split
+    depends = (candidate.depends, tournament.source.data_digest, tournament.signature)
+    split, what = tournament.split("selection"), f"{candidate.name}: latency per batch size"
+    points = tournament.runner.measured(
+        what, list[CurvePoint], depends, curve.measure, candidate.model_ref, tournament.signature, split
     )
-    entrant = msgspec.structs.replace(entrant, curve=tuple(points), loaded=True)
-    budget = ground.bench.budgets.throughput
-    return entrant if budget.qps is None else _throughput(ground, entrant, budget.qps, budget.p99_ms or float("inf"))
+    candidate = msgspec.structs.replace(candidate, curve=tuple(points), loaded=True)
+    budget = tournament.runner.budgets.throughput
+    return (
+        candidate
+        if budget.qps is None
+        else _throughput(tournament, candidate, budget.qps, budget.p99_ms or float("inf"))
+    )
 
 
-def _throughput(ground: Ground, entrant: Entrant, qps: float, limit_ms: float) -> Entrant:
+def _throughput(tournament: Tournament, candidate: Candidate, qps: float, limit_ms: float) -> Candidate:
     """The declared rate in full, and an estimate of the highest rate."""
-    online = operating.online(layouts(ground, entrant), entrant.subject.options.threads)
-    rows = ground.bench.budgets.latency.batch
-    service = throughput.Service(entrant.subject, ground.signature, entrant.curve, online.instances, rows, limit_ms)
-    split, calls = ground.split("selection"), throughput.JUDGED_CALLS
-    depends = (entrant.depends, ground.reading.data_digest, ground.signature, online.instances, rows, qps, limit_ms)
-    what = f"{entrant.name}: {calls:,} requests at {qps:g} a second"
+    online = operating.online(layouts(tournament, candidate), candidate.model_ref.options.threads)
+    rows = tournament.runner.budgets.latency.batch
+    service = throughput.Service(
+        candidate.model_ref, tournament.signature, candidate.curve, online.instances, rows, limit_ms
+    )
+    split, calls = tournament.split("selection"), throughput.JUDGED_CALLS
+    depends = (
+        candidate.depends,
+        tournament.source.data_digest,
+        tournament.signature,
+        online.instances,
+        rows,
+        qps,
+        limit_ms,
+    )
+    what = f"{candidate.name}: {calls:,} requests at {qps:g} a second"
     # The limit on a step is there for hangs; how long a load test takes is its schedule's to say.
-    isolated = ground.bench.isolated.allowing(throughput.schedule_s(qps, calls))
-    patient = dataclasses.replace(ground.bench, isolated=isolated)
+    isolated = tournament.runner.isolated.allowing(throughput.schedule_s(qps, calls))
+    patient = dataclasses.replace(tournament.runner, isolated=isolated)
     load = patient.measured(what, throughput.Load, depends, throughput.measure, service, split, qps, calls)
-    what = f"{entrant.name}: search for the highest rate"
+    what = f"{candidate.name}: search for the highest rate"
     found = patient.measured(what, throughput.Capacity, depends, throughput.capacity, service, split, qps)
     runs, sessions = counted(found.runs, "short run"), counted(online.instances, "session")
     method = f"estimate from {runs} through {sessions}, the highest rate that kept the p99"
     estimate = Measurement("throughput.capacity_qps", found.qps, "requests/s", found.runs, method)
-    return _load_found(entrant.found(measured=[estimate]), qps, limit_ms, load)
+    return _load_found(candidate.found(measured=[estimate]), qps, limit_ms, load)
 
 
-def _load_found(entrant: Entrant, qps: float, limit_ms: float, load: throughput.Load) -> Entrant:
+def _load_found(candidate: Candidate, qps: float, limit_ms: float, load: throughput.Load) -> Candidate:
     """Both throughput verdicts: the p99 by the block rule, and the rate that was really answered."""
     latencies = np.array([np.inf if latency is None else latency for latency in load.latencies_ms])
     finding = blocks.block_rule(blocks.split_blocks(latencies), limit_ms)
@@ -260,4 +305,4 @@ def _load_found(entrant: Entrant, qps: float, limit_ms: float, load: throughput.
         needed=finding.needed,
     )
     verdicts = [rate] if np.isinf(limit_ms) else [rate, finding.against("throughput.p99_ms", limit_ms)]
-    return entrant.found(*verdicts)
+    return candidate.found(*verdicts)

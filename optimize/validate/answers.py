@@ -1,4 +1,4 @@
-"""Run a subject over the samples of a split, once, at the batch sizes that serving uses."""
+"""Run a model_ref over the samples of a split, once, at the batch sizes that serving uses."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +16,14 @@ from optimize.execution.machine import cores
 from optimize.manifest import Signature
 from optimize.runtime.session import Session, first_line
 from optimize.source import samples as sampling
-from optimize.source.model_ref import Subject, opened_instances
+from optimize.source.model_ref import ModelRef, opened_instances
 from optimize.source.samples import Arrays, Batch
 
 Array = npt.NDArray[Any]
 
 
 def record(
-    subject: Subject,
+    model_ref: ModelRef,
     signature: Signature,
     split: Path,
     target: Path,
@@ -36,23 +36,23 @@ def record(
     file holds arrays `INDEX/NAME`, one INDEX per execution.
 
     Raises:
-        CandidateError: The subject fails on a batch, or answers NaN where its inputs hold none.
+        CandidateError: The model_ref fails on a batch, or answers NaN where its inputs hold none.
     """
     size = 1 if row_by_row else signature.max_batch
     asked = list(executions(signature, sampling.read(split), size))
     ends = list(accumulate(rows for _, rows in asked))
     starts = [0, *ends[:-1]]
     arrays: Arrays = {}
-    for index, answers in enumerate(_answered(subject, [inputs for inputs, _ in asked], starts)):
+    for index, answers in enumerate(_answered(model_ref, [inputs for inputs, _ in asked], starts)):
         for name, value in answers.items():
             arrays[f"{index}/{name}"] = sampling.storable(value)
     np.savez(target, allow_pickle=False, **arrays)
     return ends[-1] if ends else 0
 
 
-def _answered(subject: Subject, asked: list[Arrays], starts: list[int]) -> Iterator[Arrays]:
+def _answered(model_ref: ModelRef, asked: list[Arrays], starts: list[int]) -> Iterator[Arrays]:
     """The answers in the order that was asked, from sessions with the measured options, as many as the cores hold."""
-    with opened_instances(subject, max(1, cores() // subject.options.threads)) as sessions:
+    with opened_instances(model_ref, max(1, cores() // model_ref.options.threads)) as sessions:
         idle: SimpleQueue[Session] = SimpleQueue()
         for session in sessions:
             idle.put(session)

@@ -37,7 +37,7 @@ from tests.benchmarks import serve_clients as clients
 from tests.benchmarks import serve_models as models
 from tests.benchmarks import serve_wire as wire
 from tests.benchmarks.serve_clients import Ends
-from tests.benchmarks.serve_models import Subject
+from tests.benchmarks.serve_models import ModelRef
 from tests.benchmarks.serve_start import start
 from tests.serving import served
 
@@ -112,10 +112,10 @@ def process(module: str, *arguments: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def service(subject: Subject, *arguments: str) -> Iterator[Server]:
+def service(model_ref: ModelRef, *arguments: str) -> Iterator[Server]:
     """`optimize serve` with one model."""
-    registry = Path(subject.registry.place)
-    with served(registry, "--model", subject.manifest.model, *arguments) as running:
+    registry = Path(model_ref.registry.place)
+    with served(registry, "--model", model_ref.manifest.model, *arguments) as running:
         yield Server(running.address, _family(running.process.pid))
 
 
@@ -139,17 +139,17 @@ def verdict(claim: str, ratios: list[float], wanted: str) -> None:
     print(f"{claim:78}{statistics.median(ratios):7.2f}   wanted {wanted:8} pairs {pairs}", flush=True)
 
 
-def request_of(subject: Subject) -> bytes:
+def request_of(model_ref: ModelRef) -> bytes:
     """One row, as it travels."""
-    return codec.write_request(subject.manifest.model, subject.row).SerializeToString()
+    return codec.write_request(model_ref.manifest.model, model_ref.row).SerializeToString()
 
 
-def rows_per_cpu_second(subject: Subject, scale: Scale) -> None:
+def rows_per_cpu_second(model_ref: ModelRef, scale: Scale) -> None:
     """Claim a."""
-    request, rows = request_of(subject), subject.best_batch
-    path, options = subject.registry.model_file(subject.manifest), subject.manifest.artifact.options
-    with service(subject) as server, instances(path, options, 1) as (session, *_):
-        inputs = subject.tiled(rows)
+    request, rows = request_of(model_ref), model_ref.best_batch
+    path, options = model_ref.registry.model_file(model_ref.manifest), model_ref.manifest.artifact.options
+    with service(model_ref) as server, instances(path, options, 1) as (session, *_):
+        inputs = model_ref.tiled(rows)
 
         def in_process() -> float:
             begun, cpu_s, executions = time.perf_counter(), time.process_time(), 0
@@ -165,15 +165,15 @@ def rows_per_cpu_second(subject: Subject, scale: Scale) -> None:
 
         server.closed(request, CONCURRENT, scale.warm_up_s)
         ratios = interleaved(over_grpc, in_process, scale.pairs)
-    name = f"{subject.manifest.model} {subject.manifest.candidate}"
+    name = f"{model_ref.manifest.model} {model_ref.manifest.candidate}"
     verdict(f"a  rows a CPU second, service / in process at {rows} rows ({name})", ratios, ">= 0.80")
 
 
-def against_bare(subject: Subject, scale: Scale) -> None:
+def against_bare(model_ref: ModelRef, scale: Scale) -> None:
     """Claims b and c, on both routes."""
-    request, registry = request_of(subject), subject.registry.place
+    request, registry = request_of(model_ref), model_ref.registry.place
     for route in ("native", "public"):
-        with service(subject, "--route", route) as ours, process("bare", registry) as bare:
+        with service(model_ref, "--route", route) as ours, process("bare", registry) as bare:
             for server in (ours, bare):
                 server.closed(request, CONCURRENT, scale.warm_up_s)
             rates = interleaved(*(partial(_rate, server, request, scale) for server in (ours, bare)), pairs=scale.pairs)
@@ -184,11 +184,11 @@ def against_bare(subject: Subject, scale: Scale) -> None:
         verdict(f"c  p50 of one caller, {route} route / bare grpc.aio server", waits, "<= 1.6")
 
 
-def against_proxy(subject: Subject, scale: Scale) -> None:
+def against_proxy(model_ref: ModelRef, scale: Scale) -> None:
     """The other half of claim b."""
-    request = request_of(subject)
-    arguments = ("proxy", subject.registry.place, subject.manifest.model)
-    with service(subject) as ours, process("serve_rivals", *arguments) as proxy:
+    request = request_of(model_ref)
+    arguments = ("proxy", model_ref.registry.place, model_ref.manifest.model)
+    with service(model_ref) as ours, process("serve_rivals", *arguments) as proxy:
         for server in (ours, proxy):
             server.closed(request, CONCURRENT, scale.warm_up_s)
         rates = interleaved(*(partial(_rate, server, request, scale) for server in (ours, proxy)), pairs=scale.pairs)
@@ -203,20 +203,20 @@ def _p50_ms(server: Server, request: bytes, scale: Scale) -> float:
     return server.closed(request, 1, scale.block_s).percentile_ms(50)
 
 
-def overload(subject: Subject, scale: Scale) -> None:
+def overload(model_ref: ModelRef, scale: Scale) -> None:
     """Claim d: the sustainable rate is what 64 callers that wait get; then calls come twice as fast.
 
     Every call that is refused costs the client and the server some CPU, which the model then lacks: a short execution shows the worst.
     """
-    request = request_of(subject)
-    deadline_s = max(0.1, 10 * subject.execution_s(subject.manifest.signature.max_batch))
-    rival = ("batch", subject.registry.place, subject.manifest.model)
-    with service(subject) as ours, process("serve_rivals", *rival) as batch:
+    request = request_of(model_ref)
+    deadline_s = max(0.1, 10 * model_ref.execution_s(model_ref.manifest.signature.max_batch))
+    rival = ("batch", model_ref.registry.place, model_ref.manifest.model)
+    with service(model_ref) as ours, process("serve_rivals", *rival) as batch:
         for name, server in (("ours", ours), ("@serve.batch", batch)):
             server.closed(request, CONCURRENT, scale.warm_up_s)
             sustained = server.closed(request, CONCURRENT, 2 * scale.block_s).rate
             ends = uvloop.run(_offered(server.address, request, 2 * sustained, scale.overload_s, deadline_s))
-            _print_overload(f"{name}, {subject.described}", ends, sustained, deadline_s)
+            _print_overload(f"{name}, {model_ref.described}", ends, sustained, deadline_s)
 
 
 async def _offered(address: str, request: bytes, rate: float, duration_s: float, deadline_s: float) -> Ends:
@@ -239,15 +239,15 @@ def _print_overload(name: str, ends: Ends, sustained: float, deadline_s: float) 
     )
 
 
-def before_and_after(subject: Subject, scale: Scale) -> None:
+def before_and_after(model_ref: ModelRef, scale: Scale) -> None:
     """Claim e."""
-    request = request_of(subject)
-    body = models.as_json(subject.row)
-    eager = ("eager", subject.registry.place, subject.manifest.model)
+    request = request_of(model_ref)
+    body = models.as_json(model_ref.row)
+    eager = ("eager", model_ref.registry.place, model_ref.manifest.model)
     # One after the other: the first goes on working for callers that have given up.
     with process("serve_rivals", *eager) as before:
         _print_both("before: eager FP32, JSON over HTTP", partial(clients.http_caller, before.address, body), scale)
-    with service(subject) as after:
+    with service(model_ref) as after:
         _print_both("after: gRPC", partial(clients.grpc_caller, after.address, request, insist=True), scale)
 
 
@@ -271,12 +271,12 @@ async def _both(
         return await clients.closed(call, CONCURRENT, 2 * scale.block_s), await clients.burst(call, scale.burst)
 
 
-def counting(subject: Subject, scale: Scale) -> None:
+def counting(model_ref: ModelRef, scale: Scale) -> None:
     """Claim m."""
     calls, loops = Calls(), 100_000
     once_us = 1e6 / loops * timeit.timeit(lambda: _count(calls), number=loops)
-    request = request_of(subject)
-    with process("bare", subject.registry.place) as bare:
+    request = request_of(model_ref)
+    with process("bare", model_ref.registry.place) as bare:
         bare.closed(request, CONCURRENT, scale.warm_up_s)
         cpu_s = bare.cpu_s()
         ends = bare.closed(request, CONCURRENT, scale.block_s)

@@ -26,7 +26,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32)
 _CALLS = 15
 
 
-class Subject(NamedTuple):
+class ModelRef(NamedTuple):
     """One published version, and a row to call it with."""
 
     registry: Registry
@@ -48,7 +48,7 @@ class Subject(NamedTuple):
         return f"{self.manifest.model} {self.manifest.candidate}, {shapes}"
 
     @property
-    def longest(self) -> "Subject":
+    def longest(self) -> "ModelRef":
         """The same, called with a row at the largest of every declared dimension."""
         dims = {name: dim.max for name, dim in self.manifest.signature.dims.items() if name != BATCH}
         row = {
@@ -81,16 +81,16 @@ def _repeated(array: Array, rows: int, axis: int) -> Array:
     return np.repeat(np.take(array, [0], axis=axis), rows, axis=axis)
 
 
-def published(root: Path, name: str) -> Subject:
+def published(root: Path, name: str) -> ModelRef:
     """The current version of a model, called with the first row of its golden inputs."""
     registry = Registry(str(root))
     manifest = registry.load(name)
     inputs, _ = golden.load(registry.blob(manifest.golden.blob), manifest.golden)[0]
-    subject = Subject(registry, manifest, inputs)
-    return subject._replace(row=subject.tiled(1))
+    model_ref = ModelRef(registry, manifest, inputs)
+    return model_ref._replace(row=model_ref.tiled(1))
 
 
-def trivial(folder: Path) -> Subject:
+def trivial(folder: Path) -> ModelRef:
     """An identity: an execution of about 0.1 ms, batching and all."""
     publish(folder / "trivial", "identity", identity(), folder)
     return published(folder / "trivial", "identity")
@@ -118,7 +118,7 @@ def perceptron() -> torch.nn.Module:
     return Perceptron()
 
 
-def stand_in(folder: Path) -> Subject:
+def stand_in(folder: Path) -> ModelRef:
     """The same in ONNX, published with the curve that it has on this machine."""
     names = ["x", *(f"h{layer}" for layer in range(1, LAYERS)), "y"]
     nodes = []
@@ -134,15 +134,18 @@ def stand_in(folder: Path) -> Subject:
     )
     root = folder / "stand-in"
     publish(root, STAND_IN, model, folder, max_batch=MAX_BATCH)
-    subject = published(root, STAND_IN)
+    model_ref = published(root, STAND_IN)
     budgets = msgspec.structs.replace(
-        subject.manifest.budgets,
+        model_ref.manifest.budgets,
         source=f"{Path(__file__)}:perceptron",
         inputs={"x": InputSpec(dtype="float32", shape=("batch", WIDTH))},
     )
-    subject.registry.publish(
+    model_ref.registry.publish(
         msgspec.structs.replace(
-            subject.manifest, budgets=budgets, curve=_curve(subject), online=OperatingPoint(1, _cores(), 8, 1, 1, 1, 1)
+            model_ref.manifest,
+            budgets=budgets,
+            curve=_curve(model_ref),
+            online=OperatingPoint(1, _cores(), 8, 1, 1, 1, 1),
         )
     )
     return published(root, STAND_IN)
@@ -152,13 +155,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _curve(subject: Subject) -> tuple[CurvePoint, ...]:
+def _curve(model_ref: ModelRef) -> tuple[CurvePoint, ...]:
     """Latencies with as many sessions at work as will be: here one after the other, which flatters nobody."""
-    artifact = subject.manifest.artifact
+    artifact = model_ref.manifest.artifact
     points = []
-    with instances(subject.registry.model_file(subject.manifest), artifact.options, 1) as (session, *_):
+    with instances(model_ref.registry.model_file(model_ref.manifest), artifact.options, 1) as (session, *_):
         for rows in _BATCHES:
-            inputs, took_ms = subject.tiled(rows), []
+            inputs, took_ms = model_ref.tiled(rows), []
             for _ in range(_CALLS):
                 started = time.perf_counter()
                 session.run(inputs)

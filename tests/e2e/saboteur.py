@@ -9,31 +9,31 @@ import onnx
 from onnx import TensorProto, helper
 
 from optimize.convert import candidate_specs
-from optimize.convert.candidate_specs import Build, Cell
+from optimize.convert.candidate_specs import BuiltCandidate, CandidateSpec
 from optimize.measure import interleaved
-from optimize.measure.interleaved import Duel
-from optimize.source.model_ref import Subject
+from optimize.measure.interleaved import InterleavedTiming
+from optimize.source.model_ref import ModelRef
 from tests.exporting import CLASSES, FEATURES
 
 honest = candidate_specs.build
-honest_duel = interleaved.duel
+honest_duel = interleaved.time_interleaved
 
 
-def duel_without_int8(a: Subject, b: Subject, *rest: Any) -> Duel:
+def duel_without_int8(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
     """Aborts wherever artefacts are timed and a quantised one is among them; against the source all goes well."""
     if a.path and b.path and (_quantised(a.path) or _quantised(b.path)):
         os.abort()
     return honest_duel(a, b, *rest)
 
 
-def duel_without_fp32(a: Subject, b: Subject, *rest: Any) -> Duel:
+def duel_without_fp32(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
     """Aborts wherever fp32 is timed against an artefact, itself included."""
     if a.path and b.path and not (_quantised(a.path) and _quantised(b.path)):
         os.abort()
     return honest_duel(a, b, *rest)
 
 
-def duel_of_one(a: Subject, b: Subject, *rest: Any) -> Duel:
+def duel_of_one(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
     """Aborts wherever two different artefacts are timed."""
     if a.path and b.path and a.path != b.path:
         os.abort()
@@ -50,15 +50,15 @@ def _quantised(model: Path) -> bool:
     return int(record["changed"]) > 0
 
 
-def build(cell: Cell, *rest: Any) -> Build:
+def build(spec: CandidateSpec, *rest: Any) -> BuiltCandidate:
     """fp32 is built as ever; fp16 hangs when it runs, int8-dynamic aborts its process, int8-static takes all memory."""
-    if cell.precision == "int8-dynamic":
+    if spec.precision == "int8-dynamic":
         os.abort()
-    if cell.precision == "fp32":
-        return honest(cell, *rest)
+    if spec.precision == "fp32":
+        return honest(spec, *rest)
     folder: Path = rest[-1]
-    onnx.save(hanging() if cell.precision == "fp16" else greedy(), folder / "model.onnx")
-    return Build(("model.onnx",), 1, ())
+    onnx.save(hanging() if spec.precision == "fp16" else greedy(), folder / "model.onnx")
+    return BuiltCandidate(("model.onnx",), 1, ())
 
 
 def hanging() -> onnx.ModelProto:

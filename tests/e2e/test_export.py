@@ -90,7 +90,7 @@ def test_manifest_keeps_the_contract(first: tuple[Path, Export]) -> None:
     manifest = decode(path.read_bytes(), str(path))
     assert manifest.signature.max_batch == 8
     assert [point.batch for point in manifest.curve] == [1, 2, 4, 8]
-    assert {trial.name for trial in manifest.trials} == set(found.candidates)
+    assert {candidate.name for candidate in manifest.candidates} == set(found.candidates)
     assert manifest.tools["onnxruntime"]
     store = registry(budget)
     with OnnxSession(store.model_file(manifest), manifest.artifact.options) as session:
@@ -311,7 +311,7 @@ def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monke
 
 def is_duel(record: Path) -> bool:
     value = json.loads(record.read_bytes()).get("value")
-    return isinstance(value, dict) and value.keys() == set(interleaved.Duel.__struct_fields__)
+    return isinstance(value, dict) and value.keys() == set(interleaved.InterleavedTiming.__struct_fields__)
 
 
 def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options: Any) -> Result:
@@ -447,9 +447,9 @@ def test_latency_and_memory_are_measured_and_kept(tmp_path: Path) -> None:
     assert memory["n"] == 3
     assert 50 < memory["observed"] < 4000
     manifest = registry(budget).load("tiny")
-    (trial,) = [trial for trial in manifest.trials if trial.status == "winner"]
-    assert trial.latencies is not None
-    assert sum(trial.latencies.counts) == p99["n"]
+    (winner,) = [candidate for candidate in manifest.candidates if candidate.status == "winner"]
+    assert winner.latencies is not None
+    assert sum(winner.latencies.counts) == p99["n"]
 
 
 def changed_data(folder: Path, **columns: np.ndarray) -> None:

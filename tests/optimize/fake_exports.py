@@ -7,7 +7,7 @@ from typing import Any
 
 from optimize import pipeline
 from optimize.execution.environment import Environment
-from optimize.manifest import Manifest, Result, Trial
+from optimize.manifest import CandidateResult, Manifest, Result
 from optimize.registry import Registry
 from tests import exporting
 from tests.optimize.fake_stages import Call, Candidate, FakeStages
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def ran(self) -> list[str]:
-        """The stages that ran, but for the reading of source and samples, which every run repeats."""
+        """The stages that ran, but for the source of source and samples, which every run repeats."""
         return [str(call) for call in self.calls if call.stage != "read"]
 
     @property
@@ -57,18 +57,18 @@ class Run:
 
     @property
     def statuses(self) -> dict[str, str]:
-        return {precision: trial.status for precision, trial in self.trials.items()}
+        return {precision: result.status for precision, result in self.results.items()}
 
     @property
-    def trials(self) -> dict[str, Trial]:
+    def results(self) -> dict[str, CandidateResult]:
         """By precision, the source left out; a test that asks for several runtimes reads the result."""
-        return {trial.precision: trial for trial in self.result.candidates if trial.precision != "source"}
+        return {result.precision: result for result in self.result.candidates if result.precision != "source"}
 
     def verdict(self, precision: str, budget: str) -> str:
-        return next(found.verdict for found in self.trials[precision].verdicts if found.budget == budget)
+        return next(found.verdict for found in self.results[precision].verdicts if found.budget == budget)
 
     def measured(self, precision: str, key: str) -> float:
-        found = self.trials[precision].measured(key)
+        found = self.results[precision].measured(key)
         assert found is not None, f"{key} was not measured of {precision}"
         return found.value
 

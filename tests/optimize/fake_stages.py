@@ -15,14 +15,14 @@ import numpy as np
 
 from optimize.budgets import Dim
 from optimize.convert import baseline, candidate_specs
-from optimize.convert.candidate_specs import Cell
+from optimize.convert.candidate_specs import CandidateSpec
 from optimize.errors import CandidateError
 from optimize.execution.environment import Clock, Environment
 from optimize.execution.isolation import Isolated
 from optimize.manifest import CurvePoint, Machine, OperatingPoint, Signature, TensorSpec, digest_of
 from optimize.measure import curve, golden, interleaved, latency, memory, operating, screen, throughput
 from optimize.source import loading, preprocess_package, samples
-from optimize.source.model_ref import Subject
+from optimize.source.model_ref import ModelRef
 from optimize.source.samples import Batch
 from optimize.validate import accuracy, answers
 
@@ -96,9 +96,9 @@ class FakeClock(Clock):
 class FakeStages(Isolated):
     """The stages of every candidate, which `found` names by precision; the source is `source`.
 
-    `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a duel. For a test to change
-    are the digests of the user's files (`source`, `data`, `metric`), what the source is converted to (`graph`, `signature`), and the
-    `code` of its `preprocess`.
+    `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a comparison. For a test to
+    change are the digests of the user's files (`source`, `data`, `metric`), what the source is converted to (`graph`, `signature`),
+    and the `code` of its `preprocess`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class FakeStages(Isolated):
         stage, answer = self._stages[function]
         call = Call(stage, tuple(_names(args)), tuple(_details(stage, args, kwargs)))
         self.calls.append(call)
-        if call.stage == "duel" and frozenset(call.names) in self.clashes:
+        if call.stage == "comparison" and frozenset(call.names) in self.clashes:
             raise CandidateError("they clash")
         for name in call.names or ("source",):
             for words, error in self.of(name).breaks.items():
@@ -149,12 +149,12 @@ class FakeStages(Isolated):
 
     # What each stage answers.
 
-    def _read(self, budgets: Any, _base: Path, folder: Path) -> loading.Reading:
+    def _read(self, budgets: Any, _base: Path, folder: Path) -> loading.Source:
         for name, rows in (self.rows | PARTS).items() if self.rows else ():
             samples.store(folder / f"{name}.npz", [_split(rows)])
         if budgets.preprocess is not None:
             samples.store(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8)}, None)])
-        return loading.Reading(self.source, self.data, self.rows, "torch-cpu", self.metric)
+        return loading.Source(self.source, self.data, self.rows, "torch-cpu", self.metric)
 
     def _convert(self, *args: Any) -> baseline.Conversion:
         (args[-1] / baseline.BASELINE).write_text(self.graph)
@@ -168,76 +168,80 @@ class FakeStages(Isolated):
         (folder / preprocess_package.GOLDEN).write_text("raw requests")
         return preprocess_package.Taken(("prep.py",), (TensorSpec("text", "object", ("batch",)),), 8)
 
-    def _build(self, cell: Cell, baseline: Path, *others: Any) -> candidate_specs.Build:
-        folder, wanted = others[-1], self.of(cell.precision)
-        head = f"{cell.precision}\n{digest_of(baseline)}\n".encode()
+    def _build(self, spec: CandidateSpec, baseline: Path, *others: Any) -> candidate_specs.BuiltCandidate:
+        folder, wanted = others[-1], self.of(spec.precision)
+        head = f"{spec.precision}\n{digest_of(baseline)}\n".encode()
         (folder / "model.onnx").write_bytes(head.ljust(wanted.size_bytes, b"."))
-        return candidate_specs.Build(("model.onnx",), 0 if cell.precision == "fp32" else 3, ("made by a test",))
+        return candidate_specs.BuiltCandidate(
+            ("model.onnx",), 0 if spec.precision == "fp32" else 3, ("made by a test",)
+        )
 
-    def _screen(self, subject: Subject, _signature: Signature, _split: Path, batch: int) -> screen.Screen:
-        return screen.Screen(self._of(subject).call_ms(batch, subject.options.threads), 20)
+    def _screen(self, model_ref: ModelRef, _signature: Signature, _split: Path, batch: int) -> screen.Screen:
+        return screen.Screen(self._of(model_ref).call_ms(batch, model_ref.options.threads), 20)
 
     def _answers(
-        self, subject: Subject, _signature: Signature, split: Path, target: Path, *, row_by_row: bool = False
+        self, model_ref: ModelRef, _signature: Signature, split: Path, target: Path, *, row_by_row: bool = False
     ) -> int:
-        wanted = self._of(subject)
+        wanted = self._of(model_ref)
         rows = (self.rows | PARTS)[split.stem]
         labels = _labels(rows)
         spoilt = wanted.wrong + (wanted.mixed if row_by_row else 0.0)
         labels[: round(spoilt * rows)] = (labels[: round(spoilt * rows)] + 1) % CLASSES
         logits = np.eye(CLASSES, dtype=np.float32)[labels]
-        np.savez(target, **{"0/logits": logits, "0/candidate": np.array(_name(subject))})
+        np.savez(target, **{"0/logits": logits, "0/candidate": np.array(_name(model_ref))})
         return rows
 
-    def _memory(self, subject: Subject, *_: Any) -> memory.Peak:
+    def _memory(self, model_ref: ModelRef, *_: Any) -> memory.Peak:
         """The highest peak comes second, so that neither the first nor the last of several is the highest."""
-        again = sum(call.stage == "memory" and call.names == (_name(subject),) for call in self.calls)
-        return memory.Peak(40.0, 60.0, self._of(subject).peak_mb - (1.0, 0.0, 2.0)[(again - 1) % 3])
+        again = sum(call.stage == "memory" and call.names == (_name(model_ref),) for call in self.calls)
+        return memory.Peak(40.0, 60.0, self._of(model_ref).peak_mb - (1.0, 0.0, 2.0)[(again - 1) % 3])
 
     def _latency(
-        self, subject: Subject, _signature: Signature, _split: Path, batch: int, calls: int
+        self, model_ref: ModelRef, _signature: Signature, _split: Path, batch: int, calls: int
     ) -> latency.LatencyRun:
-        wanted = self._of(subject)
+        wanted = self._of(model_ref)
         return latency.LatencyRun(
-            _latencies(wanted, wanted.call_ms(batch, subject.options.threads), calls), wanted.unstable
+            _latencies(wanted, wanted.call_ms(batch, model_ref.options.threads), calls), wanted.unstable
         )
 
-    def _end_to_end(self, subject: Subject, _raw: Path, calls: int) -> latency.LatencyRun:
-        wanted = self._of(subject)
+    def _end_to_end(self, model_ref: ModelRef, _raw: Path, calls: int) -> latency.LatencyRun:
+        wanted = self._of(model_ref)
         return latency.LatencyRun(_latencies(wanted, wanted.call_ms(1) + 1.0, calls), wanted.unstable)
 
-    def _duel(self, a: Subject, b: Subject, _signature: Signature, _split: Path, batch: int | None) -> interleaved.Duel:
+    def _comparison(
+        self, a: ModelRef, b: ModelRef, _signature: Signature, _split: Path, batch: int | None
+    ) -> interleaved.InterleavedTiming:
         rows = batch or MAX_BATCH
         a_ms, b_ms = (self._of(who).call_ms(rows, who.options.threads) for who in (a, b))
         moved = [1.0 + (self.noise, 0.0, -self.noise)[pair % 3] for pair in range(20)]
-        return interleaved.Duel([[a_ms] * 5] * 20, [[b_ms * by] * 5 for by in moved], rows, rows)
+        return interleaved.InterleavedTiming([[a_ms] * 5] * 20, [[b_ms * by] * 5 for by in moved], rows, rows)
 
-    def _curve(self, subject: Subject, *_: Any) -> list[CurvePoint]:
-        points = [(rows, self._of(subject).call_ms(rows)) for rows in (1, 2, 4, 8)]
+    def _curve(self, model_ref: ModelRef, *_: Any) -> list[CurvePoint]:
+        points = [(rows, self._of(model_ref).call_ms(rows)) for rows in (1, 2, 4, 8)]
         return [CurvePoint({}, rows, ms, 1.25 * ms, 200) for rows, ms in points]
 
-    def _layouts(self, subject: Subject, _signature: Signature, _split: Path, cores: int) -> list[OperatingPoint]:
+    def _layouts(self, model_ref: ModelRef, _signature: Signature, _split: Path, cores: int) -> list[OperatingPoint]:
         found = []
-        for threads, instances in operating.layouts(cores, subject.options.threads):
+        for threads, instances in operating.layouts(cores, model_ref.options.threads):
             for rows in (1, 2, 4, 8):
-                ms = self._of(subject).call_ms(rows, threads)
+                ms = self._of(model_ref).call_ms(rows, threads)
                 found.append(OperatingPoint(threads, instances, rows, 1e3 * rows * instances / ms, ms, 1.25 * ms, 100))
         return found
 
     def _load(self, service: throughput.Service, _split: Path, qps: float, calls: int) -> throughput.Load:
-        wanted = self._of(service.subject)
+        wanted = self._of(service.model_ref)
         answered: list[float | None] = [wanted.load_ms] * (calls - wanted.lost)
         return throughput.Load([None] * wanted.lost + answered, qps * (calls - wanted.lost) / calls)
 
     def _capacity(self, service: throughput.Service, *_: Any) -> throughput.Capacity:
-        return throughput.Capacity(self._of(service.subject).capacity_qps, 9)
+        return throughput.Capacity(self._of(service.model_ref).capacity_qps, 9)
 
-    def _golden(self, subject: Subject, *others: Any) -> golden.Recorded:
-        (others[-1] / golden.GOLDEN).write_text(f"answers of {_name(subject)}")
+    def _golden(self, model_ref: ModelRef, *others: Any) -> golden.Recorded:
+        (others[-1] / golden.GOLDEN).write_text(f"answers of {_name(model_ref)}")
         return golden.Recorded(8, 1e-3, 1e-3)
 
-    def _of(self, subject: Subject) -> Candidate:
-        return self.of(_name(subject))
+    def _of(self, model_ref: ModelRef) -> Candidate:
+        return self.of(_name(model_ref))
 
 
 def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..., Any]]]:
@@ -254,7 +258,7 @@ def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..
         memory.measure: ("memory", fake._memory),
         latency.measure: ("latency", fake._latency),
         latency.measure_end_to_end: ("end-to-end", fake._end_to_end),
-        interleaved.duel: ("duel", fake._duel),
+        interleaved.time_interleaved: ("comparison", fake._comparison),
         curve.measure: ("curve", fake._curve),
         operating.measure: ("layouts", fake._layouts),
         throughput.measure: ("load", fake._load),
@@ -263,14 +267,14 @@ def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..
     }
 
 
-def _name(subject: Subject) -> str:
+def _name(model_ref: ModelRef) -> str:
     """The precision that a model file names in its first line; the source has no file."""
-    return "source" if subject.path is None else subject.path.read_bytes().split(b"\n", 1)[0].decode()
+    return "source" if model_ref.path is None else model_ref.path.read_bytes().split(b"\n", 1)[0].decode()
 
 
 def _names(args: tuple[Any, ...]) -> Iterator[str]:
     """The candidates that a stage's arguments speak of."""
-    yield from (arg.precision for arg in args if isinstance(arg, Cell))
+    yield from (arg.precision for arg in args if isinstance(arg, CandidateSpec))
     yield from map(_name, _subjects(args))
     recorded = [arg for arg in args if isinstance(arg, Path) and arg.name == "answers.npz" and arg.exists()]
     if recorded:
@@ -278,9 +282,9 @@ def _names(args: tuple[Any, ...]) -> Iterator[str]:
             yield str(archive["0/candidate"])
 
 
-def _subjects(args: tuple[Any, ...]) -> list[Subject]:
-    served = [arg.subject for arg in args if isinstance(arg, throughput.Service)]
-    return [arg for arg in args if isinstance(arg, Subject)] + served
+def _subjects(args: tuple[Any, ...]) -> list[ModelRef]:
+    served = [arg.model_ref for arg in args if isinstance(arg, throughput.Service)]
+    return [arg for arg in args if isinstance(arg, ModelRef)] + served
 
 
 def _details(stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:
@@ -288,11 +292,11 @@ def _details(stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Itera
         yield next(arg.stem for arg in args if isinstance(arg, Path) and arg.suffix == ".npz")
     if stage in ("latency", "end-to-end"):
         yield str(args[-1])
-    if stage == "duel":
+    if stage == "comparison":
         yield "best-batch" if args[-1] is None else f"batch={args[-1]}"
     if kwargs.get("row_by_row"):
         yield "alone"
-    counts = sorted({subject.options.threads for subject in _subjects(args)})
+    counts = sorted({model_ref.options.threads for model_ref in _subjects(args)})
     yield from (f"threads={count}" for count in counts if count > 1 or stage == "screen")
 
 

@@ -10,7 +10,7 @@ from onnx import helper
 from optimize.budgets import Dim, ModelBudgets
 from optimize.manifest import SessionOptions, Signature, TensorSpec
 from optimize.source import samples
-from optimize.source.model_ref import Subject
+from optimize.source.model_ref import ModelRef
 from optimize.source.samples import Batch
 from tests.optimize.recipes.models import save, weight
 
@@ -19,15 +19,15 @@ Y = TensorSpec("y", "float32", ("batch", 4))
 SIGNATURE = Signature((X,), (Y,), {"batch": Dim(1, 1, 8)})
 
 
-def artefact(path: Path) -> Subject:
-    return Subject(ModelBudgets(source=path.name), path.parent, SessionOptions(), path)
+def artefact(path: Path) -> ModelRef:
+    return ModelRef(ModelBudgets(source=path.name), path.parent, SessionOptions(), path)
 
 
-def identity(folder: Path) -> Subject:
+def identity(folder: Path) -> ModelRef:
     return written(folder, [helper.make_node("Identity", ["x"], ["y"])])
 
 
-def written(folder: Path, nodes: list[onnx.NodeProto], **options: Any) -> Subject:
+def written(folder: Path, nodes: list[onnx.NodeProto], **options: Any) -> ModelRef:
     """A model x[batch, 4] -> y[batch, 4], unless the options say otherwise."""
     inputs, outputs = options.pop("inputs", {"x": ["batch", 4]}), options.pop("outputs", {"y": ["batch", 4]})
     return artefact(save(folder / "model.onnx", nodes, inputs, outputs, options.pop("weights", None), **options))

@@ -23,7 +23,7 @@ def test_simpler_one_wins_unless_another_is_faster_by_more_than_a_tie(
     found = project(tmp_path, fp32=Candidate(ms=1.0), int8=Candidate(ms=int8_ms), **LATENCY).export()
     assert (found.winner, found.result.exit, found.result.reason) == (winner, 0, f"{winner}@onnxruntime-cpu wins")
     assert sorted(found.statuses.values()) == ["qualified", "winner"]
-    (loser,) = (trial for trial in found.trials.values() if trial.status == "qualified")
+    (loser,) = (result for result in found.results.values() if result.status == "qualified")
     assert loser.reason.startswith("does not win: int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: ")
     assert loser.reason.endswith("; keeps every budget")
 
@@ -41,7 +41,7 @@ def test_objective_says_at_which_batch_two_are_timed(tmp_path: Path, budgets: An
     found = project(tmp_path, fp32=Candidate(row_ms=1.0), int8=Candidate(ms=1.5, row_ms=0.1), **LATENCY, **budgets)
     run = found.export()
     assert run.winner == winner
-    assert f"duel int8-static fp32 {timed}" in run.ran
+    assert f"comparison int8-static fp32 {timed}" in run.ran
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_measured_objective_is_compared_without_timing(
         fp32, int8 = Candidate(**figure(1.0)), Candidate(**figure(value))
         run = project(tmp_path, fp32=fp32, int8=int8, objective=objective, **budgets).export(reuse=False)
         assert run.winner == winner, value
-        assert not [stage for stage in run.ran if stage.startswith("duel int8-static fp32")]
-        assert "a difference must clear 3%" in run.trials["fp32" if winner != "fp32" else "int8-static"].reason
+        assert not [stage for stage in run.ran if stage.startswith("comparison int8-static fp32")]
+        assert "a difference must clear 3%" in run.results["fp32" if winner != "fp32" else "int8-static"].reason
 
 
 def three(folder: Path, fp32: float, dynamic: float, static: float) -> Project:
@@ -84,36 +84,36 @@ def three(folder: Path, fp32: float, dynamic: float, static: float) -> Project:
 def test_each_is_compared_with_the_best_so_far(tmp_path: Path, ms: Any, winner: str, timed: list[str]) -> None:
     run = three(tmp_path, *ms).export()
     assert run.winner == winner
-    pairs = [f"duel {pair} batch=1" for pair in timed]
+    pairs = [f"comparison {pair} batch=1" for pair in timed]
     assert [stage for stage in run.ran if stage in pairs or stage.endswith("fp32 batch=1")][1:] == pairs
     assert list(run.statuses.values()).count("qualified") == 2
     assert all(
-        trial.reason.startswith("does not win: ")
-        for trial in run.trials.values()
-        if trial.name != winner + "@onnxruntime-cpu"
+        result.reason.startswith("does not win: ")
+        for result in run.results.values()
+        if result.name != winner + "@onnxruntime-cpu"
     )
 
 
 def test_one_that_lost_a_budget_is_compared_with_none(tmp_path: Path) -> None:
     run = project(tmp_path, fp32=SLOW, int8=Candidate(ms=1.0, wrong=0.2), **LATENCY).export()
     assert (run.winner, run.statuses["int8-static"]) == ("fp32", "screened-out")
-    assert "duel int8-static fp32 batch=1" not in run.ran
+    assert "comparison int8-static fp32 batch=1" not in run.ran
 
 
 def test_two_that_break_side_by_side_are_tied_where_neither_breaks_alone(tmp_path: Path) -> None:
     stages = FakeStages({"fp32": SLOW, "int8-static": FAST}, clashes=[frozenset(("fp32", "int8-static"))])
     run = Project(tmp_path, stages, **LATENCY).export()
     assert run.winner == "fp32"
-    assert run.ran.count("duel fp32 fp32 batch=1") == 2  # the machine's own noise, and alone
-    assert run.ran.count("duel int8-static int8-static batch=1") == 1
-    assert "a tie, since they break when they are timed side by side" in run.trials["int8-static"].reason
+    assert run.ran.count("comparison fp32 fp32 batch=1") == 2  # the machine's own noise, and alone
+    assert run.ran.count("comparison int8-static int8-static batch=1") == 1
+    assert "a tie, since they break when they are timed side by side" in run.results["int8-static"].reason
     assert "int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: they clash" in run.said
 
 
 def test_one_that_breaks_beside_another_and_alone_is_out(tmp_path: Path) -> None:
-    broken = Candidate(ms=1.0, breaks={"duel batch=1": "boom"})
+    broken = Candidate(ms=1.0, breaks={"comparison batch=1": "boom"})
     run = project(tmp_path, fp32=SLOW, int8=broken, **LATENCY).export()
-    assert (run.winner, run.statuses["int8-static"], run.trials["int8-static"].reason) == ("fp32", "failed", "boom")
+    assert (run.winner, run.statuses["int8-static"], run.results["int8-static"].reason) == ("fp32", "failed", "boom")
 
 
 def test_pair_that_clashes_does_not_keep_a_third_from_winning(tmp_path: Path) -> None:
@@ -121,14 +121,14 @@ def test_pair_that_clashes_does_not_keep_a_third_from_winning(tmp_path: Path) ->
     found.stages.clashes = {frozenset(("fp32", "int8-dynamic"))}
     run = found.export()
     assert run.winner == "int8-static"
-    assert "duel int8-static fp32 batch=1" in run.ran
+    assert "comparison int8-static fp32 batch=1" in run.ran
 
 
 def test_next_one_tells_the_noise_where_the_simplest_cannot_be_timed(tmp_path: Path) -> None:
-    broken = Candidate(breaks={"duel batch=1": ProcessError("hung")})
+    broken = Candidate(breaks={"comparison batch=1": ProcessError("hung")})
     run = project(tmp_path, fp32=broken, int8=FAST, **LATENCY).export()
-    assert (run.winner, run.trials["fp32"].status, run.trials["fp32"].reason) == ("int8-static", "failed", "hung")
-    assert "duel int8-static int8-static batch=1" in run.ran
+    assert (run.winner, run.results["fp32"].status, run.results["fp32"].reason) == ("int8-static", "failed", "hung")
+    assert "comparison int8-static int8-static batch=1" in run.ran
 
 
 # The load test, which only the best takes.
@@ -142,7 +142,7 @@ def test_only_the_best_takes_the_load_test(tmp_path: Path) -> None:
         "load int8-static",
     ]
     assert run.statuses["fp32"] == "inconclusive"
-    assert run.trials["fp32"].reason.endswith("; qualified so far; throughput is measured for the best only")
+    assert run.results["fp32"].reason.endswith("; qualified so far; throughput is measured for the best only")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,12 @@ def test_json_round_trip(manifest: Manifest) -> None:
     assert decode(encode(manifest), "manifest.json") == manifest
 
 
+def test_manifest_of_before_calls_its_candidates_trials(manifest: Manifest) -> None:
+    fields = json.loads(encode(manifest))
+    fields["trials"] = fields.pop("candidates")
+    assert decode(json.dumps(fields).encode(), "manifest.json") == manifest
+
+
 def test_published_schema_is_fresh() -> None:
     assert SCHEMA.read_bytes() == json_schema(), "run `make schema`"
 

@@ -52,17 +52,17 @@ def test_run_that_only_builds_measures_nothing(tmp_path: Path) -> None:
     run = found.export(build_only=True)
     assert run.ran == ["convert", "build fp32", "build int8-static"]
     assert run.statuses == {"fp32": "built", "int8-static": "built"}
-    assert {trial.reason for trial in run.trials.values()} == {"built, not measured"}
+    assert {result.reason for result in run.results.values()} == {"built, not measured"}
     assert (run.result.exit, run.winner, run.result.release) == (0, None, False)
     assert run.result.reason == "2 built: nothing was judged, export without --build-only to choose the winner"
     assert found.registry.versions(MODEL) == []
-    assert all(trial.artifact is not None for trial in run.trials.values())
+    assert all(result.artifact is not None for result in run.results.values())
 
 
 def test_run_that_only_builds_is_fine_where_something_was_built(tmp_path: Path) -> None:
     run = project(tmp_path, int8=NO_BUILD, **BUDGETS).export(build_only=True)
     assert (run.result.exit, run.statuses) == (0, {"fp32": "built", "int8-static": "failed"})
-    assert run.trials["int8-static"].reason == "boom"
+    assert run.results["int8-static"].reason == "boom"
 
 
 def test_run_that_only_builds_fails_where_nothing_was_built(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def blob(found: Project, digest: str) -> Path:
 def test_manifest_says_what_was_measured_of_the_winner(exported: Project) -> None:
     manifest, result = exported.manifest(), exported.registry.result(MODEL)
     assert result is not None
-    assert manifest.trials == result.candidates
-    (winner,) = (trial for trial in manifest.trials if trial.status == "winner")
+    assert manifest.candidates == result.candidates
+    (winner,) = (result for result in manifest.candidates if result.status == "winner")
     assert (manifest.candidate, manifest.verdicts, manifest.curve) == (winner.name, winner.verdicts, winner.curve)
     assert [point.p50_ms for point in manifest.curve] == [1.0, 1.5, 2.5, 4.5]
     assert (manifest.source_digest, manifest.data_digest) == ("5" * 64, "d" * 64)
@@ -163,7 +163,7 @@ def test_damaged_file_of_a_version_that_is_not_built_anew_counts_as_none(exporte
     exported.budget(precisions=["fp32"], speed__max_slowdown=1.1)
     run = exported.export()
     assert (run.winner, run.version) == ("fp32", 2)
-    (verdict,) = (found for found in run.trials["fp32"].verdicts if found.budget == "speed.max_slowdown")
+    (verdict,) = (found for found in run.results["fp32"].verdicts if found.budget == "speed.max_slowdown")
     assert (verdict.verdict, verdict.evidence) == ("PASS", "no version is current that could be timed beside it")
     with pytest.raises(ArtifactError):
         exported.registry.model_file(exported.manifest(1))
@@ -175,7 +175,7 @@ def test_damaged_file_of_a_version_that_is_not_built_anew_counts_as_none(exporte
 def test_candidate_slower_than_the_current_version_is_over_budget(exported: Project) -> None:
     exported.budget(precisions=["fp32"], speed__max_slowdown=1.5)
     run = exported.export()
-    assert "duel fp32 int8-static best-batch" in run.ran
+    assert "comparison fp32 int8-static best-batch" in run.ran
     assert (run.statuses["fp32"], run.result.exit, run.winner) == ("over-budget", 1, None)
     assert run.measured("fp32", "speed.max_slowdown") == pytest.approx(2.0)
     exported.budget(speed__max_slowdown=2.1)
@@ -185,8 +185,8 @@ def test_candidate_slower_than_the_current_version_is_over_budget(exported: Proj
 def test_current_version_is_not_timed_against_itself(exported: Project) -> None:
     exported.budget(precisions=["int8-static"], speed__max_slowdown=1.1)
     run = exported.export()
-    assert run.ran == ["duel int8-static int8-static batch=1"]  # which tells the machine's own noise
-    (verdict,) = (found for found in run.trials["int8-static"].verdicts if found.budget == "speed.max_slowdown")
+    assert run.ran == ["comparison int8-static int8-static batch=1"]  # which tells the machine's own noise
+    (verdict,) = (found for found in run.results["int8-static"].verdicts if found.budget == "speed.max_slowdown")
     assert (verdict.verdict, verdict.evidence) == ("PASS", "this is the version that is current")
 
 
@@ -197,7 +197,7 @@ def test_version_that_takes_other_inputs_is_not_timed(exported: Project) -> None
     exported.budget(speed__max_slowdown=1.1)
     run = exported.export()
     assert (run.statuses["fp32"], run.version) == ("qualified", 2)
-    assert "duel fp32 int8-static best-batch" not in run.ran
+    assert "comparison fp32 int8-static best-batch" not in run.ran
 
 
 # What is kept for reports.

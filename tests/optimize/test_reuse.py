@@ -29,7 +29,7 @@ FULL: dict[str, Any] = {
 }
 CONVERTED = {"convert", "build", "golden", "code"}
 OF_ANY_BUDGET = {
-    "screen", "answers", "judge", "memory", "latency", "changed", "end-to-end", "duel", "layouts", "curve", "load", "capacity"
+    "screen", "answers", "judge", "memory", "latency", "changed", "end-to-end", "comparison", "layouts", "curve", "load", "capacity"
 }  # fmt: skip
 ALL = CONVERTED | OF_ANY_BUDGET
 
@@ -84,7 +84,7 @@ def test_result_says_how_long_each_stage_took_and_what_was_reused(
         ({"accuracy__confidence": 0.9}, {"judge", "changed"}),
         ({"latency__p99_ms": 21.0}, set()),
         ({"latency__p50_ms": 20.0}, set()),
-        ({"latency__batch": 2}, {"screen", "latency", "duel", "load", "capacity"}),
+        ({"latency__batch": 2}, {"screen", "latency", "comparison", "load", "capacity"}),
         ({"memory__peak_mb": 501.0}, set()),
         ({"throughput__qps": 101.0}, {"load", "capacity"}),
         ({"throughput__p99_ms": 11.0}, {"load", "capacity"}),
@@ -92,7 +92,7 @@ def test_result_says_how_long_each_stage_took_and_what_was_reused(
         ({"speed__min_speedup": 1.2}, set()),
         ({"cost__per_hour": {"cpu": 0.05}}, set()),
         ({"cost__max_per_million": 2.0}, set()),
-        ({"objective": "throughput"}, {"duel"}),
+        ({"objective": "throughput"}, {"comparison"}),
         ({"objective": "size"}, {"golden", "layouts", "curve", "load", "capacity"}),  # which the other wins
         ({"batch_invariant": True}, set()),
         ({"preprocess": "m.py:other"}, {"code", "end-to-end"}),
@@ -141,7 +141,7 @@ def new_signature(found: Project) -> None:
     ("change", "again"),
     [
         # The source is screened, answers, and is timed beside each; the candidates' own figures stay.
-        (new_source, {"convert", "code", "screen", "answers", "judge", "duel", "end-to-end"}),
+        (new_source, {"convert", "code", "screen", "answers", "judge", "comparison", "end-to-end"}),
         (new_source_and_graph, ALL),
         (new_data, ALL),
         (new_metric, {"judge"}),
@@ -211,5 +211,17 @@ def test_other_options_of_a_session_are_measured_again(tmp_path: Path) -> None:
     found.export()
     found.budget(latency__p99_ms=1.2)
     run = found.export()
-    assert run.stages == {"screen", "answers", "judge", "latency", "changed", "duel", "layouts", "golden", "curve"}
-    assert all("threads=2" in call.detail for call in run.calls if call.stage in ("screen", "latency", "duel", "curve"))
+    assert run.stages == {
+        "screen",
+        "answers",
+        "judge",
+        "latency",
+        "changed",
+        "comparison",
+        "layouts",
+        "golden",
+        "curve",
+    }
+    assert all(
+        "threads=2" in call.detail for call in run.calls if call.stage in ("screen", "latency", "comparison", "curve")
+    )

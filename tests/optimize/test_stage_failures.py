@@ -32,7 +32,7 @@ STAGES = [
     "answers alone",
     "changed",
     "end-to-end",
-    "duel source",
+    "comparison source",
     "layouts",
     "golden",
     "curve",
@@ -47,10 +47,10 @@ def test_one_that_breaks_at_a_stage_costs_only_itself(tmp_path: Path, stage: str
     broken = Candidate(ms=1.0, breaks={stage: "boom"})
     found = project(tmp_path, fp32=Candidate(ms=2.0), int8=broken, **EVERYTHING)
     run = found.export()
-    assert (run.trials["int8-static"].status, run.trials["int8-static"].reason) == ("failed", "boom")
+    assert (run.results["int8-static"].status, run.results["int8-static"].reason) == ("failed", "boom")
     assert (run.winner, run.result.exit) == ("fp32", 0)
     assert found.manifest().candidate == "fp32@onnxruntime-cpu"
-    assert [trial.status for trial in found.manifest().trials] == ["not-measured", "winner", "failed"]
+    assert [result.status for result in found.manifest().candidates] == ["not-measured", "winner", "failed"]
     assert any("int8-static@onnxruntime-cpu is out: boom" in line or "failed: boom" in line for line in run.said)
 
 

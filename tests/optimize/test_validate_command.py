@@ -31,7 +31,7 @@ def test_version_keeps_its_budgets(exported: Project) -> None:
 
 
 def test_on_its_own_machine_only_the_noise_is_new(exported: Project) -> None:
-    assert exported.validate().ran == ["duel int8-static int8-static batch=1"]
+    assert exported.validate().ran == ["comparison int8-static int8-static batch=1"]
     assert exported.validate().ran == []
 
 
@@ -43,7 +43,7 @@ def test_another_machine_measures_that_version_alone(exported: Project) -> None:
         "answers source screen threads=4",
         "answers int8-static screen",
         "judge int8-static screen",
-        "duel int8-static int8-static batch=1",
+        "comparison int8-static int8-static batch=1",
         "answers source selection threads=4",
         "answers int8-static selection",
         "judge int8-static selection",
@@ -54,7 +54,7 @@ def test_another_machine_measures_that_version_alone(exported: Project) -> None:
         "answers int8-static screen alone",
         "changed int8-static",
         *["latency int8-static 408"] * 5,
-        "duel int8-static source best-batch",
+        "comparison int8-static source best-batch",
         "curve int8-static",
         "layouts int8-static",
         "load int8-static",

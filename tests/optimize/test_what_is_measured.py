@@ -39,7 +39,7 @@ def test_whole_export_in_order(tmp_path: Path) -> None:
         "answers source screen threads=2",
         "answers fp32 screen",
         "judge fp32 screen",
-        "duel fp32 fp32 batch=1",
+        "comparison fp32 fp32 batch=1",
         *["memory fp32"] * 3,
         "answers source selection threads=2",
         "answers fp32 selection",
@@ -52,7 +52,7 @@ def test_whole_export_in_order(tmp_path: Path) -> None:
         "changed fp32",
         *["latency fp32 408"] * 5,
         "end-to-end fp32 408",
-        "duel fp32 source best-batch",
+        "comparison fp32 source best-batch",
         "layouts fp32",
         "golden fp32",
         "curve fp32",
@@ -64,10 +64,10 @@ def test_whole_export_in_order(tmp_path: Path) -> None:
 def test_what_is_not_budgeted_is_not_measured_but_for_what_the_report_shows(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate())
     assert run.stages == {
-        "convert", "build", "screen", "answers", "judge", "latency", "changed", "duel", "layouts", "golden", "curve"
+        "convert", "build", "screen", "answers", "judge", "latency", "changed", "comparison", "layouts", "golden", "curve"
     }  # fmt: skip
-    assert [stage for stage in run.ran if stage.startswith(("latency", "duel"))] == [
-        "latency fp32 408", "duel fp32 source best-batch"
+    assert [stage for stage in run.ran if stage.startswith(("latency", "comparison"))] == [
+        "latency fp32 408", "comparison fp32 source best-batch"
     ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_what_is_not_budgeted_is_not_measured_but_for_what_the_report_shows(tmp_
 def test_too_large_a_file_is_measured_no_further(tmp_path: Path) -> None:
     run = project(tmp_path, int8=Candidate(size_bytes=2_000_001), size__mb=2.0).export()
     assert [stage for stage in run.ran if "int8-static" in stage] == ["build int8-static"]
-    assert run.trials["int8-static"].reason == "size.mb is 2, 1e-06 over its limit of 2"
+    assert run.results["int8-static"].reason == "size.mb is 2, 1e-06 over its limit of 2"
     just = project(tmp_path, int8=Candidate(size_bytes=2_000_000), size__mb=2.0).export(reuse=False)
     assert just.verdict("int8-static", "size.mb") == "PASS"
 
@@ -88,13 +88,13 @@ def test_candidate_far_over_its_latency_stops_at_the_screen(tmp_path: Path, key:
     assert run.statuses["fp32"] == ("screened-out" if stopped else "over-budget")
     assert ("answers fp32 screen" in run.ran) != stopped
     if stopped:
-        assert run.trials["fp32"].reason == f"median {ms:g} ms of 20 calls, over 3 times latency.{key}_ms = 1"
+        assert run.results["fp32"].reason == f"median {ms:g} ms of 20 calls, over 3 times latency.{key}_ms = 1"
 
 
 def test_candidate_that_loses_answers_stops_at_the_screen(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(wrong=0.3), memory__peak_mb=200.0)
     assert run.ran[-1] == "judge fp32 screen"
-    assert run.trials["fp32"].reason.startswith("accuracy.max_drop in the screen: drop of 30.08 points on 256 samples")
+    assert run.results["fp32"].reason.startswith("accuracy.max_drop in the screen: drop of 30.08 points on 256 samples")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_as_few_threads_as_leave_latency_room(
     run = one(tmp_path, Candidate(ms=ms, threads_gain=gain), latency__p50_ms=1.0, latency__p99_ms=9.0)
     screens = [stage for stage in run.ran if stage.startswith("screen fp32")]
     assert screens == [f"screen fp32 threads={count}" for count in tried]
-    artifact = run.trials["fp32"].artifact
+    artifact = run.results["fp32"].artifact
     assert artifact is not None
     assert artifact.options.threads == threads
     assert run.measured("fp32", "screen.p50_ms") == pytest.approx(ms / (gain if threads == 2 else 1))
@@ -120,8 +120,8 @@ def test_as_few_threads_as_leave_latency_room(
 
 def test_source_is_timed_with_the_candidates_own_threads(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(ms=0.9, threads_gain=2.0), latency__p99_ms=1.0)
-    assert "duel fp32 source best-batch threads=2" in run.ran
-    assert run.trials["fp32"].measured("speed.rows_per_s").method == "8 rows a call on 2 threads"  # type: ignore[union-attr]
+    assert "comparison fp32 source best-batch threads=2" in run.ran
+    assert run.results["fp32"].measured("speed.rows_per_s").method == "8 rows a call on 2 threads"  # type: ignore[union-attr]
 
 
 # Memory, latency and accuracy.
@@ -133,7 +133,7 @@ def test_memory_is_the_highest_of_three_processes(tmp_path: Path, limit: float, 
     assert run.ran.count("memory fp32") == 3
     assert run.verdict("fp32", "memory.peak_mb") == verdict
     assert run.measured("fp32", "memory.peak_mb") == 100.0
-    found = run.trials["fp32"].measured("memory.peak_mb")
+    found = run.results["fp32"].measured("memory.peak_mb")
     assert found is not None
     assert (found.low, found.high, found.n) == (98.0, 100.0, 3)
     assert ("answers fp32 selection" in run.ran) == (verdict == "PASS")
@@ -146,7 +146,7 @@ def test_latency_is_looked_at_until_it_is_decided(tmp_path: Path) -> None:
         "latency fp32 408", "latency fp32 820", "latency fp32 2772", *["latency fp32 408"] * 5, *["latency fp32 1228"] * 5
     ]  # fmt: skip
     assert (run.statuses["fp32"], run.result.exit) == ("inconclusive", 3)
-    assert run.trials["fp32"].reason.startswith("latency.p99_ms is undecided after 6,140 samples")
+    assert run.results["fp32"].reason.startswith("latency.p99_ms is undecided after 6,140 samples")
 
 
 def test_latency_over_its_limit_costs_one_look(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_latency_over_its_limit_costs_one_look(tmp_path: Path) -> None:
 
 def test_unstable_warm_up_stands_in_the_evidence(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(unstable=True), **LATENCY)
-    (found,) = (found for found in run.trials["fp32"].verdicts if found.budget == "latency.p99_ms")
+    (found,) = (found for found in run.results["fp32"].verdicts if found.budget == "latency.p99_ms")
     assert found.evidence.endswith("; unstable: the warm-up never stood still")
 
 
@@ -174,9 +174,9 @@ def test_verdict_on_accuracy_is_the_confirmation_splits(tmp_path: Path) -> None:
     found.stages.rows |= {"confirmation": 900}
     run = found.export()
     for key, observed in (("accuracy.max_drop", 0.01), ("accuracy.min_agreement", 0.99)):
-        (verdict,) = (found for found in run.trials["fp32"].verdicts if found.budget == key)
+        (verdict,) = (found for found in run.results["fp32"].verdicts if found.budget == key)
         assert (verdict.n, verdict.observed, verdict.verdict) == (900, pytest.approx(observed), "PASS")
-    assert run.trials["fp32"].flipped == tuple(range(9))
+    assert run.results["fp32"].flipped == tuple(range(9))
 
 
 def test_candidate_that_loses_answers_in_the_selection_split_is_not_timed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import altair as alt
 
 from optimize.budgets import Limit
-from optimize.manifest import Result, Trial
+from optimize.manifest import CandidateResult, Result
 from optimize.report.charts.figure import (
     AXIS_WIDTH,
     INK,
@@ -40,7 +40,7 @@ def amounts(result: Result, declared: Mapping[str, Limit]) -> list[Figure]:
 
 def _amount(result: Result, key: str, limit: Limit | None, axis: str) -> Figure | None:
     names = short_names(result.candidates)
-    bars = [bar for trial in result.candidates if (bar := _bar(trial, key, names[trial.name]))]
+    bars = [bar for candidate in result.candidates if (bar := _bar(candidate, key, names[candidate.name]))]
     if not bars:
         return None
     said = f"The limit is {asked(limit)} (dashed)." if limit else "No budget limits it."
@@ -50,13 +50,13 @@ def _amount(result: Result, key: str, limit: Limit | None, axis: str) -> Figure 
     return figure(title(key), said, f"Bar chart of {title(key)}: {described}.", _drawn(bars, limit, axis))
 
 
-def _bar(trial: Trial, key: str, name: str) -> dict[str, str | float] | None:
-    found = trial.measured(key)
+def _bar(candidate: CandidateResult, key: str, name: str) -> dict[str, str | float] | None:
+    found = candidate.measured(key)
     if found is None:
         return None
     return {
         "name": name,
-        "standing": standing_of(trial.status),
+        "standing": standing_of(candidate.status),
         "value": found.value,
         "shown": number(found.value),
         "low": found.value if found.low is None else found.low,

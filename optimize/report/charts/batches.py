@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from optimize.manifest import CurvePoint, Result, Trial
+from optimize.manifest import CandidateResult, CurvePoint, Result
 from optimize.report.charts.figure import PLOT_WIDTH, Figure, figure
 from optimize.report.charts.placing import log_ticks
 from optimize.report.wording import number, plain
@@ -13,13 +13,16 @@ _COLORS = ["#0b6e4f", "#2f6fb0", "#b07a00", "#7a4b9d", "#c0392b", "#5b6875"]
 
 def batches(result: Result) -> Figure | None:
     """Median and p95 of the winner (else of the first with a curve) on two logarithmic axes; None where nobody has one."""
-    curved = sorted((trial for trial in result.candidates if trial.curve), key=lambda trial: trial.status != "winner")
+    curved = sorted(
+        (candidate for candidate in result.candidates if candidate.curve),
+        key=lambda candidate: candidate.status != "winner",
+    )
     if not curved:
         return None
-    trial = curved[0]
-    lines = [line for point in trial.curve for line in _lines(point)]
+    candidate = curved[0]
+    lines = [line for point in candidate.curve for line in _lines(point)]
     shapes = list(dict.fromkeys(str(line["shape"]) for line in lines))
-    sizes = sorted({point.batch for point in trial.curve})
+    sizes = sorted({point.batch for point in candidate.curve})
     color = alt.Color("shape:N", scale=alt.Scale(domain=shapes, range=_COLORS[: len(shapes)]))
     low, high = min(float(line["ms"]) for line in lines), max(float(line["ms"]) for line in lines)
     base = alt.Chart(alt.InlineData(values=lines)).encode(
@@ -39,9 +42,9 @@ def batches(result: Result) -> Figure | None:
     layers = [base.mark_line(strokeWidth=2).encode(strokeDash=dash), base.mark_point(filled=True, size=32, opacity=1)]
     return figure(
         "Latency per batch size",
-        f"{plain(trial.name)}, one execution at a time; the server plans with p95."
+        f"{plain(candidate.name)}, one execution at a time; the server plans with p95."
         + (f" Shape: {shapes[0]}." if len(shapes) == 1 and shapes[0] else ""),
-        _described(trial),
+        _described(candidate),
         alt.LayerChart(layer=layers, width=PLOT_WIDTH, height=_HEIGHT),
     )
 
@@ -55,9 +58,9 @@ def _lines(point: CurvePoint) -> list[dict[str, str | float]]:
     ]
 
 
-def _described(trial: Trial) -> str:
-    first, last = trial.curve[0], trial.curve[-1]
+def _described(candidate: CandidateResult) -> str:
+    first, last = candidate.curve[0], candidate.curve[-1]
     return (
-        f"Line chart of latency per batch size of {trial.name}, {len(trial.curve)} points: from {number(first.p50_ms)} ms for"
+        f"Line chart of latency per batch size of {candidate.name}, {len(candidate.curve)} points: from {number(first.p50_ms)} ms for"
         f" {first.batch} rows to {number(last.p50_ms)} ms for {last.batch} rows (medians)."
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import altair as alt
 
 from optimize.budgets import Limit
-from optimize.manifest import Histogram, Result, Trial
+from optimize.manifest import CandidateResult, Histogram, Result
 from optimize.report.charts.figure import (
     AXIS_WIDTH,
     LIMIT,
@@ -34,10 +34,14 @@ _MANY = 8
 def distributions(result: Result, declared: Mapping[str, Limit]) -> Figure | None:
     """Histograms on a logarithmic axis; None where no candidate has one."""
     names = short_names(result.candidates)
-    drawn = [(trial, trial.latencies) for trial in result.candidates if trial.latencies and sum(trial.latencies.counts)]
+    drawn = [
+        (candidate, candidate.latencies)
+        for candidate in result.candidates
+        if candidate.latencies and sum(candidate.latencies.counts)
+    ]
     bars: list[Bar] = [
-        {"name": names[trial.name], "standing": standing_of(trial.status), **bar}
-        for trial, histogram in drawn
+        {"name": names[candidate.name], "standing": standing_of(candidate.status), **bar}
+        for candidate, histogram in drawn
         for bar in densities(histogram)
     ]
     if not bars:
@@ -45,7 +49,7 @@ def distributions(result: Result, declared: Mapping[str, Limit]) -> Figure | Non
     slowest = max(histogram.edges_ms[-1] for _, histogram in drawn)
     asked = [declared[key] for key in _PERCENTILES if key in declared]
     near = [limit for limit in asked if limit.value <= _FAR * slowest]
-    order = [names[trial.name] for trial, _ in drawn]
+    order = [names[candidate.name] for candidate, _ in drawn]
     header = alt.Header(labelOrient="top", labelAnchor="start", labelPadding=1, labelFontWeight="bold")
     chart: alt.FacetChart = _rows(bars, near).facet(
         row=alt.Row("name:N", sort=order, title=None, header=header), data=alt.InlineData(values=bars), spacing=6
@@ -101,10 +105,10 @@ def _caption(asked: list[Limit], near: list[Limit]) -> str:
     return said
 
 
-def _described(drawn: list[tuple[Trial, Histogram]], names: Mapping[str, str]) -> str:
+def _described(drawn: list[tuple[CandidateResult, Histogram]], names: Mapping[str, str]) -> str:
     each = "; ".join(
-        f"{names[trial.name]}: {sum(h.counts):,} calls from {h.edges_ms[0]:.3g} to {h.edges_ms[-1]:.3g} ms, most at"
+        f"{names[candidate.name]}: {sum(h.counts):,} calls from {h.edges_ms[0]:.3g} to {h.edges_ms[-1]:.3g} ms, most at"
         f" {h.edges_ms[h.counts.index(max(h.counts))]:.3g} ms"
-        for trial, h in drawn
+        for candidate, h in drawn
     )
     return f"Histograms of latency. {each}."

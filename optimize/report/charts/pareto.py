@@ -6,7 +6,7 @@ import altair as alt
 from msgspec import Struct
 
 from optimize.budgets import Limit
-from optimize.manifest import Result, Trial
+from optimize.manifest import CandidateResult, Result
 from optimize.report.charts.figure import (
     LIMIT,
     MUTED,
@@ -65,18 +65,18 @@ def pareto(result: Result, declared: Mapping[str, Limit]) -> Figure | None:
 def _points(result: Result, key: str) -> list[Point]:
     """The winner first, so that its label finds room; the source loses nothing against itself."""
     names = short_names(result.candidates)
-    found = [point for trial in result.candidates if (point := _point(trial, key, names[trial.name]))]
+    found = [point for candidate in result.candidates if (point := _point(candidate, key, names[candidate.name]))]
     return sorted(found, key=lambda point: point.standing != "winner")
 
 
-def _point(trial: Trial, key: str, name: str) -> Point | None:
-    latency, drop = trial.measured(key), trial.measured(_DROP)
-    if latency is None or latency.value <= 0 or (drop is None and trial.precision != "source"):
+def _point(candidate: CandidateResult, key: str, name: str) -> Point | None:
+    latency, drop = candidate.measured(key), candidate.measured(_DROP)
+    if latency is None or latency.value <= 0 or (drop is None and candidate.precision != "source"):
         return None
     lost = drop.value if drop else 0.0
     return Point(
         name=name,
-        standing=standing_of(trial.status),
+        standing=standing_of(candidate.status),
         ms=latency.value,
         ms_low=latency.low or latency.value,
         ms_high=latency.high or latency.value,

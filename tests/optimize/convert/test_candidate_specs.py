@@ -9,7 +9,7 @@ from onnx import helper
 
 from optimize.budgets import ModelBudgets
 from optimize.convert import candidate_specs
-from optimize.convert.candidate_specs import Build, Cell, grid
+from optimize.convert.candidate_specs import BuiltCandidate, CandidateSpec, grid
 from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
 from optimize.recipes.built import Built
@@ -23,10 +23,10 @@ ROWS = {"calibration": 500, "selection": 5000, "confirmation": 5000}
 
 
 def reasons(providers: tuple[str, ...] = CPU, rows: dict[str, int] = ROWS, **options: Any) -> dict[str, str]:
-    """Why each cell of the grid does not apply; empty where it does."""
-    cells = grid(ModelBudgets(source="m.onnx", **options), rows, providers)
-    found = {cell.name: cell.reason for cell in cells}
-    assert len(found) == len(cells)
+    """Why each spec of the grid does not apply; empty where it does."""
+    specs = grid(ModelBudgets(source="m.onnx", **options), rows, providers)
+    found = {spec.name: spec.reason for spec in specs}
+    assert len(found) == len(specs)
     return found
 
 
@@ -119,8 +119,8 @@ SIGNATURE = Signature((TensorSpec("x", "float32", ("batch", 64)),), ())
 
 def built_on_cpu(
     precision: Any, model: Path, calibration: Path, folder: Path, signature: Signature = SIGNATURE
-) -> Build:
-    return candidate_specs.build(Cell(precision, "cpu"), model, calibration, signature, (), folder)
+) -> BuiltCandidate:
+    return candidate_specs.build(CandidateSpec(precision, "cpu"), model, calibration, signature, (), folder)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_engines_that_are_built_here_share_what_the_builder_timed(
 
     monkeypatch.setattr("optimize.recipes.tensorrt.build", build)
     for name in ("first", "second"):
-        candidate_specs.build(Cell("fp32", "tensorrt"), mlp, calibration, SIGNATURE, (), tmp_path / name)
+        candidate_specs.build(CandidateSpec("fp32", "tensorrt"), mlp, calibration, SIGNATURE, (), tmp_path / name)
     assert set(caches) == {tmp_path / "tensorrt.timing"}
 
 

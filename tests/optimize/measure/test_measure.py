@@ -16,7 +16,7 @@ from optimize.measure import curve, golden, interleaved, latency, memory, operat
 from optimize.measure.latency import warm_up
 from optimize.runtime.session import OnnxSession
 from optimize.source import samples
-from optimize.source.model_ref import Subject
+from optimize.source.model_ref import ModelRef
 from optimize.source.samples import Batch
 from tests.optimize.model_refs import SIGNATURE, X, Y, identity, reals, stored, written
 
@@ -148,7 +148,7 @@ def test_model_whose_requests_cannot_share_a_batch_is_measured_at_its_least() ->
 
 
 def test_curve_has_a_point_for_each_shape_and_size(tmp_path: Path) -> None:
-    subject = written(
+    model_ref = written(
         tmp_path,
         [helper.make_node("Identity", ["x"], ["y"])],
         inputs={"x": ["batch", "n"]},
@@ -156,7 +156,7 @@ def test_curve_has_a_point_for_each_shape_and_size(tmp_path: Path) -> None:
     )
     specs = [TensorSpec(name, "float32", ("batch", "n")) for name in ("x", "y")]
     signature = Signature((specs[0],), (specs[1],), {"batch": Dim(1, 1, 2), "n": Dim(1, 3, 3)})
-    points = curve.measure(subject, signature, stored(tmp_path, reals(9, 3)))
+    points = curve.measure(model_ref, signature, stored(tmp_path, reals(9, 3)))
     assert [(point.shape, point.batch) for point in points] == [
         ({"n": 1}, 1), ({"n": 1}, 2), ({"n": 3}, 1), ({"n": 3}, 2)
     ]  # fmt: skip
@@ -166,8 +166,8 @@ def test_curve_has_a_point_for_each_shape_and_size(tmp_path: Path) -> None:
 # Screen.
 
 
-def screened(subject: Subject, signature: Signature, split: Path, batch: int = 2) -> screen.Screen:
-    return screen.measure(subject, signature, split, batch)
+def screened(model_ref: ModelRef, signature: Signature, split: Path, batch: int = 2) -> screen.Screen:
+    return screen.measure(model_ref, signature, split, batch)
 
 
 def test_sane_artefact_passes_the_screen(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_sane_artefact_passes_the_screen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("node", [("Log", "NaN"), ("Reciprocal", "infinity")])
 def test_nan_and_infinity_fail_the_screen(tmp_path: Path, node: tuple[str, str]) -> None:
-    subject = written(tmp_path, [helper.make_node(node[0], ["x"], ["y"])])
+    model_ref = written(tmp_path, [helper.make_node(node[0], ["x"], ["y"])])
     split = stored(tmp_path, -np.zeros((4, 4), np.float32) - (1 if node[0] == "Log" else 0))
     with pytest.raises(CandidateError, match="answers NaN or infinity in output 'y' on real samples"):
-        screened(subject, SIGNATURE, split)
+        screened(model_ref, SIGNATURE, split)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_other_shape_dtype_or_name_fails_the_screen(tmp_path: Path, spec: Tensor
 
 def test_failing_run_fails_the_screen(tmp_path: Path) -> None:
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [4, 3])
-    subject = written(tmp_path, [helper.make_node("Reshape", ["x", "shape"], ["y"])], weights=[shape])
+    model_ref = written(tmp_path, [helper.make_node("Reshape", ["x", "shape"], ["y"])], weights=[shape])
     with pytest.raises(CandidateError, match=r"fails on real samples: .*Reshape"):
-        screened(subject, SIGNATURE, stored(tmp_path, reals(9, 4)))
+        screened(model_ref, SIGNATURE, stored(tmp_path, reals(9, 4)))
 
 
 # Latency, comparison, operating points.
@@ -229,15 +229,17 @@ def test_duel_tells_the_slower_of_two(tmp_path: Path) -> None:
         ],
     )
     (tmp_path / "quick").mkdir()
-    found = interleaved.duel(identity(tmp_path / "quick"), slow, SIGNATURE, stored(tmp_path, reals(64, 4)), 1)
+    found = interleaved.time_interleaved(
+        identity(tmp_path / "quick"), slow, SIGNATURE, stored(tmp_path, reals(64, 4)), 1
+    )
     assert (found.a_rows, found.b_rows, len(found.a_ms), len(found.b_ms)) == (1, 1, 20, 20)
     assert all(5 <= len(block) <= 50 for block in found.a_ms + found.b_ms)
     assert np.median(found.a_rows_per_s()) > 2 * np.median(found.b_rows_per_s())
 
 
 def test_duel_finds_each_sides_best_batch(tmp_path: Path) -> None:
-    subject = identity(tmp_path)
-    found = interleaved.duel(subject, subject, SIGNATURE, stored(tmp_path, reals(64, 4)), None)
+    model_ref = identity(tmp_path)
+    found = interleaved.time_interleaved(model_ref, model_ref, SIGNATURE, stored(tmp_path, reals(64, 4)), None)
     # A call costs the same whatever its rows, so more rows a call are more rows a second.
     assert min(found.a_rows, found.b_rows) >= 4
 
@@ -275,11 +277,11 @@ def test_operating_points_cover_layouts_and_batches_and_the_best_is_chosen(tmp_p
 
 def test_golden_answers_are_those_of_the_session(tmp_path: Path) -> None:
     x = reals(64, 4)
-    subject = identity(tmp_path)
-    recorded = golden.record(subject, SIGNATURE, stored(tmp_path, x), tmp_path)
+    model_ref = identity(tmp_path)
+    recorded = golden.record(model_ref, SIGNATURE, stored(tmp_path, x), tmp_path)
     assert recorded.count == 8
     assert recorded.atol == pytest.approx(1e-3 * np.abs(x[:8]).max())
-    with np.load(tmp_path / golden.GOLDEN) as archive, OnnxSession(subject.path, subject.options) as session:
+    with np.load(tmp_path / golden.GOLDEN) as archive, OnnxSession(model_ref.path, model_ref.options) as session:
         assert len(archive.files) == 16
         for index in range(8):
             request = {"x": archive[f"in/{index}/x"]}
@@ -290,8 +292,8 @@ def test_golden_answers_are_those_of_the_session(tmp_path: Path) -> None:
 def test_infinite_answer_loosens_no_tolerance(tmp_path: Path) -> None:
     x = np.abs(reals(64, 4)) + 1
     x[3] = 0
-    subject = written(tmp_path, [helper.make_node("Log", ["x"], ["y"])])
-    recorded = golden.record(subject, SIGNATURE, stored(tmp_path, x), tmp_path)
+    model_ref = written(tmp_path, [helper.make_node("Log", ["x"], ["y"])])
+    recorded = golden.record(model_ref, SIGNATURE, stored(tmp_path, x), tmp_path)
     assert recorded.atol == pytest.approx(1e-3 * np.log(np.delete(x[:8], 3, axis=0)).max())
 
 
@@ -309,8 +311,8 @@ def test_memory_tells_imports_load_and_peak_apart(tmp_path: Path) -> None:
         ),
         helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
     ]
-    subject = written(tmp_path, nodes, weights=weights)
-    peak = Isolated()(memory.measure, subject, SIGNATURE, stored(tmp_path, reals(8, 4)))
+    model_ref = written(tmp_path, nodes, weights=weights)
+    peak = Isolated()(memory.measure, model_ref, SIGNATURE, stored(tmp_path, reals(8, 4)))
     assert 50 < peak.imports_mb < 400
     assert 40 <= peak.load_mb - peak.imports_mb < 200
     assert 80 <= peak.peak_mb - peak.load_mb < 300
@@ -320,11 +322,11 @@ def test_inputs_of_the_largest_shape_hardly_count_as_memory(tmp_path: Path) -> N
     """64 of them, as latency keeps them, would be 2 GB."""
     wide = [TensorSpec(name, "float32", ("batch", 1_000_000)) for name in ("x", "y")]
     signature = Signature((wide[0],), (wide[1],), {"batch": Dim(1, 1, 8)})
-    subject = written(
+    model_ref = written(
         tmp_path,
         [helper.make_node("Identity", ["x"], ["y"])],
         inputs={"x": ["batch", 1_000_000]},
         outputs={"y": ["batch", 1_000_000]},
     )
-    peak = Isolated()(memory.measure, subject, signature, stored(tmp_path, np.zeros((2, 1_000_000), np.float32)))
+    peak = Isolated()(memory.measure, model_ref, signature, stored(tmp_path, np.zeros((2, 1_000_000), np.float32)))
     assert peak.peak_mb - peak.imports_mb < 400

@@ -17,6 +17,7 @@ from optimize.budgets import (
     SpeedBudget,
 )
 from optimize.manifest import (
+    CandidateResult,
     CurvePoint,
     Histogram,
     Machine,
@@ -24,7 +25,6 @@ from optimize.manifest import (
     OperatingPoint,
     Result,
     StageTime,
-    Trial,
     Verdict,
     Winner,
 )
@@ -96,7 +96,7 @@ def verdict(key: str, observed: float | None, outcome: str | None = None, needed
     )
 
 
-def trial(
+def candidate(
     name: str,
     status: str = "qualified",
     reason: str = "keeps every budget",
@@ -104,8 +104,8 @@ def trial(
     observed: dict[str, float] | None = None,
     verdicts: tuple[Verdict, ...] | None = None,
     **more: Any,
-) -> Trial:
-    """A trial with a verdict and a measurement for each observed budget."""
+) -> CandidateResult:
+    """A candidate with a verdict and a measurement for each observed budget."""
     precision, _, runtime = name.partition("@")
     found = tuple(verdict(key, value) for key, value in (observed or {}).items())
     measured = tuple(
@@ -114,7 +114,7 @@ def trial(
         if v.observed is not None
     )
     known = precision if precision in ("source", "fp32", "fp16", "int8-dynamic", "int8-static") else "fp32"
-    return Trial(
+    return CandidateResult(
         name=name,
         precision=known,  # type: ignore[arg-type]
         runtime=runtime or "onnxruntime-cpu",
@@ -135,8 +135,8 @@ def figures(drop: float, agreement: float, p99: float, memory: float, size: floa
     return dict(zip(LIMITS, values, strict=True))
 
 
-def result(name: str = "sentiment", *trials: Trial, exit_code: int = 1, **more: Any) -> Result:
-    won = next((t for t in trials if t.status == "winner"), None)
+def result(name: str = "sentiment", *candidates: CandidateResult, exit_code: int = 1, **more: Any) -> Result:
+    won = next((t for t in candidates if t.status == "winner"), None)
     winner = (
         Winner(won.name, won.precision, won.runtime, 3, f"/registry/models/{name}/3/manifest.json") if won else None
     )
@@ -156,14 +156,14 @@ def result(name: str = "sentiment", *trials: Trial, exit_code: int = 1, **more: 
         name=name,
         exit=0 if won else exit_code,
         winner=winner,
-        candidates=trials,
+        candidates=candidates,
         budgets=BUDGETS,
         **{**defaults, **more},
     )
 
 
-def source() -> Trial:
-    return trial(
+def source() -> CandidateResult:
+    return candidate(
         "source@pytorch",
         "not-measured",
         "the baseline of every comparison, never published",
@@ -176,15 +176,15 @@ def won() -> Result:
     return result(
         "sentiment",
         source(),
-        trial(
+        candidate(
             "fp32@onnxruntime-cpu",
             "over-budget",
             "size.mb is 91, 51 over its limit of 40",
             observed=figures(0.0, 1.0, 29.0, 735, 91, 1.15),
             latencies=histogram(22, seed=2),
         ),
-        trial("fp16@onnxruntime-cpu", "n/a", "only when asked for: slower than fp32 on most CPUs"),
-        trial(
+        candidate("fp16@onnxruntime-cpu", "n/a", "only when asked for: slower than fp32 on most CPUs"),
+        candidate(
             "int8-dynamic@onnxruntime-cpu",
             "winner",
             "keeps every budget and is best for the objective",
@@ -195,7 +195,7 @@ def won() -> Result:
             lost_by_class={"0": 41, "1": 12},
             notes=("48 nodes changed precision",),
         ),
-        trial(
+        candidate(
             "int8-static@onnxruntime-cpu",
             "screened-out",
             "accuracy.max_drop in the screen: drop of 12.50 points on 256 samples",
@@ -210,15 +210,20 @@ def without_winner() -> Result:
     return result(
         "sentiment",
         source(),
-        trial("fp32@onnxruntime-cpu", "over-budget", "too large", observed=figures(0, 1, 29.0, 735, 91, 1.15)),
-        trial("int8-static@onnxruntime-cpu", "over-budget", "ruined", observed=figures(0.1, 0.7, 12.0, 650, 23, 2.4)),
+        candidate("fp32@onnxruntime-cpu", "over-budget", "too large", observed=figures(0, 1, 29.0, 735, 91, 1.15)),
+        candidate(
+            "int8-static@onnxruntime-cpu", "over-budget", "ruined", observed=figures(0.1, 0.7, 12.0, 650, 23, 2.4)
+        ),
     )
 
 
 def all_failed() -> Result:
     return result(
         "broken",
-        *(trial(f"{p}@onnxruntime-cpu", "failed", "the process died with signal 6") for p in ("fp32", "int8-static")),
+        *(
+            candidate(f"{p}@onnxruntime-cpu", "failed", "the process died with signal 6")
+            for p in ("fp32", "int8-static")
+        ),
         reason="none of 2 candidates keeps all 7 budgets: 2 failed",
     )
 
@@ -231,35 +236,35 @@ def inconclusive() -> Result:
     )
     return result(
         "close",
-        trial("int8-dynamic@onnxruntime-cpu", "inconclusive", "accuracy.max_drop is undecided", verdicts=undecided),
+        candidate("int8-dynamic@onnxruntime-cpu", "inconclusive", "accuracy.max_drop is undecided", verdicts=undecided),
         exit_code=3,
     )
 
 
 def quick() -> Result:
-    screened = trial(
+    screened = candidate(
         "fp32@onnxruntime-cpu",
         "inconclusive",
         "latency.p99_ms was not measured",
         observed={"size.mb": 23.0},
         measurements=(Measurement("screen.p50_ms", 8.0, "ms", 20, "median of 20 calls"),),
     )
-    engine = trial("fp16@tensorrt-rtx", "built", "built, not measured")
+    engine = candidate("fp16@tensorrt-rtx", "built", "built, not measured")
     return result("quick", source(), screened, engine, exit_code=3, release=False, stages=())
 
 
 def built() -> Result:
     """Artefacts were made and nothing was judged."""
-    engine = trial("fp16@tensorrt-rtx", "built", "built, not measured")
+    engine = candidate("fp16@tensorrt-rtx", "built", "built, not measured")
     return result(
-        "built", engine, trial("fp16@tensorrt", "n/a", "no GPU"), exit_code=0, release=False, reason="", stages=()
+        "built", engine, candidate("fp16@tensorrt", "n/a", "no GPU"), exit_code=0, release=False, reason="", stages=()
     )
 
 
 def with_winner_and_open_loser() -> Result:
     """A load test is asked of the best alone, so the second best lacks one."""
-    first = trial("fp32@onnxruntime-cpu", "winner", observed=figures(0, 1, 9, 600, 20, 2))
-    return result("open", first, trial("int8-static@onnxruntime-cpu", "inconclusive", "not measured"))
+    first = candidate("fp32@onnxruntime-cpu", "winner", observed=figures(0, 1, 9, 600, 20, 2))
+    return result("open", first, candidate("int8-static@onnxruntime-cpu", "inconclusive", "not measured"))
 
 
 def bare() -> Result:
@@ -275,15 +280,15 @@ def broken() -> Result:
 def many(count: int = 20) -> Result:
     """As many candidates as a page may ever hold."""
     draw = random.Random(7)
-    trials = []
+    candidates = []
     for i in range(count):
         drop, p99 = draw.uniform(-0.002, 0.019), draw.uniform(8, 39)
         measured = figures(drop, draw.uniform(0.951, 1), p99, draw.uniform(500, 890), 20 + i * 2, draw.uniform(1.9, 3))
         kept = all(verdict(key, value).verdict == "PASS" for key, value in measured.items())
         status = "winner" if i == 0 else "qualified" if kept else "over-budget"
         drawn = histogram(p99 / 1.8, calls=300, seed=i)
-        trials.append(trial(f"fp32@runtime-{i}", status, observed=measured, latencies=drawn))
-    return result("many", *trials)
+        candidates.append(candidate(f"fp32@runtime-{i}", status, observed=measured, latencies=drawn))
+    return result("many", *candidates)
 
 
 HOSTILE = (
@@ -295,7 +300,7 @@ HOSTILE = (
 def hostile() -> Result:
     """Every text that can come from outside is an attack."""
     attack = HOSTILE
-    one = trial(
+    one = candidate(
         f"fp32@{attack}",
         "winner",
         attack,
@@ -307,8 +312,8 @@ def hostile() -> Result:
         notes=(attack,),
     )
     evil = msgspec.structs.replace(verdict("size.mb", 90.0), evidence=attack)
-    two = trial(f"fp32@2{attack}", "over-budget", attack, verdicts=(evil,), latencies=histogram(8))
-    three = trial(f"int8-dynamic@{attack}", "failed", attack)
+    two = candidate(f"fp32@2{attack}", "over-budget", attack, verdicts=(evil,), latencies=histogram(8))
+    three = candidate(f"int8-dynamic@{attack}", "failed", attack)
     return result(
         attack,
         one,
@@ -326,8 +331,8 @@ def served() -> Served:
     small = Machine("A small processor", 1, 2_000, ("avx2",))
     server = Machine("A server processor", 64, 256_000, ("avx512_vnni", "amx_int8"), ("NVIDIA L4 (driver 570.1)",))
     name = "int8-dynamic@onnxruntime-cpu"
-    kept = trial(name, "winner", observed=figures(0.0004, 0.972, 6.0, 660, 23.1, 2.9))
-    slow = trial(name, "over-budget", "too slow", observed=figures(0.0004, 0.972, 81.0, 652, 23.1, 1.2))
+    kept = candidate(name, "winner", observed=figures(0.0004, 0.972, 6.0, 660, 23.1, 2.9))
+    slow = candidate(name, "over-budget", "too slow", observed=figures(0.0004, 0.972, 81.0, 652, 23.1, 1.2))
     return Served(
         ONLINE,
         BULK,
@@ -344,5 +349,5 @@ def served() -> Served:
 def hostile_served() -> Served:
     """Judged on a machine whose every name is an attack."""
     evil = Machine(HOSTILE, 2, 100, (HOSTILE,), (HOSTILE,))
-    judged = result(HOSTILE, trial(f"fp32@{HOSTILE}", "failed", HOSTILE), machine=evil, created=HOSTILE)
+    judged = result(HOSTILE, candidate(f"fp32@{HOSTILE}", "failed", HOSTILE), machine=evil, created=HOSTILE)
     return Served(ONLINE, BULK, (judged,))

@@ -1,10 +1,10 @@
 import msgspec
 import pytest
 
-from optimize.manifest import Result, StageTime, Trial
+from optimize.manifest import CandidateResult, Result, StageTime
 from optimize.report.account import BUILT, QUICK, STALE, account, reused, summary, tone_of
 from tests.optimize.report import results
-from tests.optimize.report.results import trial, verdict
+from tests.optimize.report.results import candidate, verdict
 
 
 def test_winner_is_named_with_what_it_keeps() -> None:
@@ -13,7 +13,7 @@ def test_winner_is_named_with_what_it_keeps() -> None:
     assert told.detail == "published as version 3; it keeps all 7 budgets and is best for the objective, throughput"
     assert (told.tone, told.warnings, told.questions) == ("good", (), ())
     assert told.winner is not None
-    assert told.winner.trial.status == "winner"
+    assert told.winner.candidate.status == "winner"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_partial_runs_and_changed_budgets_are_marked() -> None:
 
 
 def test_each_loser_says_which_budgets_it_lost_and_by_how_much() -> None:
-    why = {standing.trial.name: standing.why for standing in account(results.won()).losers}
+    why = {standing.candidate.name: standing.why for standing in account(results.won()).losers}
     assert why["fp32@onnxruntime-cpu"] == (
         "Size is 91 MB: 51 MB (127%) over its limit of 40 MB",
         "Speed-up is 1.15 times: 0.65 times (36%) under its limit of 1.8 times",
@@ -53,7 +53,7 @@ def test_each_loser_says_which_budgets_it_lost_and_by_how_much() -> None:
 
 
 def test_source_and_winner_are_no_losers() -> None:
-    named = [standing.trial.name for standing in account(results.won()).losers]
+    named = [standing.candidate.name for standing in account(results.won()).losers]
     assert named == ["fp32@onnxruntime-cpu", "fp16@onnxruntime-cpu", "int8-static@onnxruntime-cpu"]
 
 
@@ -70,7 +70,7 @@ def test_losers_of_a_partial_run_have_not_lost(made: Result, title: str) -> None
 
 
 def test_failure_to_observe_leaves_the_reason_standing() -> None:
-    unseen = trial("fp32@x", "over-budget", "answers NaN", verdicts=(verdict("accuracy.max_drop", None, "FAIL"),))
+    unseen = candidate("fp32@x", "over-budget", "answers NaN", verdicts=(verdict("accuracy.max_drop", None, "FAIL"),))
     (standing,) = account(results.result("m", unseen)).losers
     assert standing.why == ("answers NaN",)
     assert standing.held[0].observed == "—"
@@ -106,7 +106,7 @@ def test_what_was_left_unmeasured_on_purpose_is_no_question(made: Result) -> Non
 def test_unmeasured_budget_is_marked_only_for_who_may_still_win() -> None:
     open_one = account(results.inconclusive()).standings[0]
     assert [row.outcome for row in open_one.held].count("not measured") == 4
-    absent = next(s for s in account(results.won()).standings if s.trial.status == "n/a")
+    absent = next(s for s in account(results.won()).standings if s.candidate.status == "n/a")
     assert {row.outcome for row in absent.held} == {""}
     assert (absent.shown, absent.measured) == ((), False)
 
@@ -129,7 +129,7 @@ def test_stage_times_say_what_the_cache_saved() -> None:
 
 
 def test_every_status_and_verdict_has_a_tone() -> None:
-    statuses = msgspec.json.schema(Trial)["$defs"]["Trial"]["properties"]["status"]["enum"]
+    statuses = msgspec.json.schema(CandidateResult)["$defs"]["CandidateResult"]["properties"]["status"]["enum"]
     tones = {status: tone_of(status) for status in statuses}
     assert {status for status, tone in tones.items() if tone == "quiet"} == {"n/a", "built", "not-measured"}
     assert [tone_of(word) for word in ("PASS", "FAIL", "INCONCLUSIVE")] == ["good", "bad", "open"]

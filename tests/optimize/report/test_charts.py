@@ -11,7 +11,7 @@ from optimize.report.charts.distributions import densities
 from optimize.report.charts.pareto import Point, front
 from optimize.report.charts.placing import Box, labelled, log_ticks, span
 from tests.optimize.report import results
-from tests.optimize.report.results import trial
+from tests.optimize.report.results import candidate
 
 POSITIVE = st.floats(1e-4, 1e6)
 
@@ -58,8 +58,8 @@ def test_no_text_of_ours_becomes_markup_in_a_drawing() -> None:
 def test_limit_that_would_squeeze_the_chart_is_told_instead() -> None:
     quick_one = results.result(
         "m",
-        trial("fp32@x", observed=results.figures(0, 1, 0.1, 600, 20, 2)),
-        trial("int8-static@x", observed=results.figures(0.01, 1, 0.05, 600, 20, 2)),
+        candidate("fp32@x", observed=results.figures(0, 1, 0.1, 600, 20, 2)),
+        candidate("int8-static@x", observed=results.figures(0.01, 1, 0.05, 600, 20, 2)),
     )
     assert "The limit of 40 ms lies beyond the right edge." in figures(quick_one)[0].caption
 
@@ -70,8 +70,8 @@ def test_candidates_are_compared_by_the_best_latency_that_two_of_them_have() -> 
 
     drop = Measurement("accuracy.max_drop", 0.01, "share", 256, "screen")
     p99 = Measurement("latency.p99_ms", 5.0, "ms", 408, "calls")
-    one = trial("fp32@x", measurements=(screened("a", 3.0), drop, p99))
-    two = trial("int8-static@x", measurements=(screened("b", 2.0), drop))
+    one = candidate("fp32@x", measurements=(screened("a", 3.0), drop, p99))
+    two = candidate("int8-static@x", measurements=(screened("b", 2.0), drop))
     (figure,) = figures(results.result("m", one, two))
     assert figure.alt.startswith("Scatter chart of Median of the screen against accuracy drop")
 
@@ -79,7 +79,7 @@ def test_candidates_are_compared_by_the_best_latency_that_two_of_them_have() -> 
 @pytest.mark.parametrize("value", [0.0, 5.0])
 def test_degenerate_figures_are_drawn_all_the_same(value: float) -> None:
     same = [
-        trial(
+        candidate(
             f"{precision}@x",
             measurements=(
                 Measurement("size.mb", value, "MB", 1, "bytes"),

@@ -70,7 +70,7 @@ def test_page_shows_the_figures_behind_the_verdict() -> None:
 
 def test_classes_that_lost_most_come_first_and_are_not_endless() -> None:
     lost = {f"class {i}": i for i in range(1, 30)}
-    made = results.result("m", results.trial("fp32@x", "over-budget", lost_by_class=lost))
+    made = results.result("m", results.candidate("fp32@x", "over-budget", lost_by_class=lost))
     text = Page(as_html([made])).text
     assert text.index("class 29: 29") < text.index("class 28: 28") < text.index("class 20: 20")
     assert "class 19:" not in text

@@ -2,7 +2,7 @@ import pytest
 
 from optimize.budgets import Limit
 from optimize.report import wording
-from tests.optimize.report.results import trial, verdict
+from tests.optimize.report.results import candidate, verdict
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_without_a_number_the_evidence_says_why() -> None:
 
 
 def test_chart_names_are_short_where_that_is_unmistakable() -> None:
-    trials = (trial("source@pytorch"), trial("fp32@onnxruntime-cpu"), trial("fp32@onnxruntime-cuda"))
-    assert list(wording.short_names(trials).values()) == ["source", "fp32@onnxruntime-cpu", "fp32@onnxruntime-cuda"]
+    candidates = (candidate("source@pytorch"), candidate("fp32@onnxruntime-cpu"), candidate("fp32@onnxruntime-cuda"))
+    assert list(wording.short_names(candidates).values()) == ["source", "fp32@onnxruntime-cpu", "fp32@onnxruntime-cuda"]
 
 
 def test_plain_text_stands_on_one_line_without_control_characters() -> None:

@@ -19,7 +19,7 @@ def logits(answers: np.ndarray) -> np.ndarray:
 
 
 def recorded(path: Path, rows: Any, name: str = "y") -> Path:
-    """Answers as a subject would have left them: one execution a row, or one for all where rows is an array."""
+    """Answers as a model_ref would have left them: one execution a row, or one for all where rows is an array."""
     groups = [rows] if isinstance(rows, np.ndarray) else [np.asarray(row)[None] for row in rows]
     np.savez(path, **{f"{index}/{name}": group for index, group in enumerate(groups)})
     return path

@@ -61,17 +61,17 @@ def test_output_without_batch_axis_is_answered_row_by_row(tmp_path: Path) -> Non
         helper.make_node("Identity", ["x"], ["y"]),
         helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
     ]
-    subject = written(tmp_path, nodes, outputs={"y": ["batch", 4], "total": []})
+    model_ref = written(tmp_path, nodes, outputs={"y": ["batch", 4], "total": []})
     signature = Signature((X,), (TensorSpec("y", "float32", ("batch", 4)), TensorSpec("total", "float32", ())))
     x = reals(5, 4)
     target = tmp_path / "answers.npz"
-    assert answers.record(subject, signature, stored(tmp_path, x), target) == 5
+    assert answers.record(model_ref, signature, stored(tmp_path, x), target) == 5
     np.testing.assert_allclose(np.stack(answers.read_output(target, signature, "total")), x.sum(axis=1), atol=1e-6)
     np.testing.assert_array_equal(np.stack(answers.read_output(target, signature, "y")), x)
 
 
 def test_rows_of_different_lengths_keep_them(tmp_path: Path) -> None:
-    subject = written(
+    model_ref = written(
         tmp_path,
         [helper.make_node("Identity", ["x"], ["y"])],
         inputs={"x": ["batch", "n"]},
@@ -83,32 +83,32 @@ def test_rows_of_different_lengths_keep_them(tmp_path: Path) -> None:
         {"batch": Dim(1, 1, 4)},
     )
     target = tmp_path / "answers.npz"
-    answers.record(subject, ragged, stored(tmp_path, reals(2, 3), reals(1, 7)), target)
+    answers.record(model_ref, ragged, stored(tmp_path, reals(2, 3), reals(1, 7)), target)
     assert [row.shape for row in answers.read_output(target, ragged, "y")] == [(3,), (3,), (7,)]
 
 
 def test_text_answers_are_stored(tmp_path: Path) -> None:
     types = {"x": TensorProto.STRING, "y": TensorProto.STRING}
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
-    subject = written(tmp_path, nodes, inputs={"x": ["batch"]}, outputs={"y": ["batch"]}, types=types)
+    model_ref = written(tmp_path, nodes, inputs={"x": ["batch"]}, outputs={"y": ["batch"]}, types=types)
     signature = Signature((TensorSpec("x", "object", ("batch",)),), (TensorSpec("y", "object", ("batch",)),))
     target = tmp_path / "answers.npz"
-    answers.record(subject, signature, stored(tmp_path, np.array(["a", "longer", ""], dtype=object)), target)
+    answers.record(model_ref, signature, stored(tmp_path, np.array(["a", "longer", ""], dtype=object)), target)
     assert [str(row) for row in answers.read_output(target, signature, "y")] == ["a", "longer", ""]
 
 
 def test_nan_that_the_inputs_do_not_explain_is_a_failure(tmp_path: Path) -> None:
-    subject = written(tmp_path, [helper.make_node("Log", ["x"], ["y"])])
+    model_ref = written(tmp_path, [helper.make_node("Log", ["x"], ["y"])])
     good, bad = np.ones((8, 4), np.float32), -np.ones((3, 4), np.float32)
     with pytest.raises(CandidateError, match=r"answers NaN in output 'y' on the samples from row 8 on"):
-        answers.record(subject, SIGNATURE, stored(tmp_path, good, bad), tmp_path / "answers.npz")
+        answers.record(model_ref, SIGNATURE, stored(tmp_path, good, bad), tmp_path / "answers.npz")
     bad[0, 0] = np.nan
     answers.record(identity(tmp_path), SIGNATURE, stored(tmp_path, good, bad), tmp_path / "answers.npz")
 
 
 def test_failure_names_the_row(tmp_path: Path) -> None:
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [4, 4])
-    subject = written(tmp_path, [helper.make_node("Reshape", ["x", "shape"], ["y"])], weights=[shape])
+    model_ref = written(tmp_path, [helper.make_node("Reshape", ["x", "shape"], ["y"])], weights=[shape])
     split = stored(tmp_path, reals(4, 4), reals(3, 4))
     with pytest.raises(CandidateError, match=r"fails on the samples from row 4 on: .*Reshape"):
-        answers.record(subject, SIGNATURE, split, tmp_path / "answers.npz")
+        answers.record(model_ref, SIGNATURE, split, tmp_path / "answers.npz")

@@ -9,7 +9,7 @@ from optimize.errors import ArtifactError, Exit, UserError
 from optimize.manifest import Machine, Manifest
 from optimize.registry import Registry, location
 from optimize.registry.store import Store
-from tests.optimize.publishing import check_served, delete_blob, overwrite, overwrite_blob, start_publisher
+from tests.optimize.registry.publishing import check_served, delete_blob, overwrite, overwrite_blob, start_publisher
 from tests.optimize.report import results
 from tests.published import identity, publish
 

@@ -8,7 +8,7 @@ from optimize.manifest import Blob
 from optimize.registry import Registry
 from optimize.registry.store import blob_key
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Publishes version after version, each with new bytes, until it is killed or told how many.
 PUBLISHER = """
 import sys

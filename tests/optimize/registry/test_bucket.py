@@ -10,7 +10,7 @@ from optimize.registry import Registry
 from optimize.registry import bucket as bucket_module
 from optimize.registry.store import blob_key
 from tests.objectstore import Store, call
-from tests.optimize.publishing import ROOT, check_served, overwrite_blob, start_publisher
+from tests.optimize.registry.publishing import ROOT, check_served, overwrite_blob, start_publisher
 from tests.published import identity, publish
 
 

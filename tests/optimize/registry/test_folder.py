@@ -11,7 +11,7 @@ import pytest
 from optimize.errors import ArtifactError
 from optimize.manifest import Blob, digest_of
 from optimize.registry import Registry
-from tests.optimize.publishing import check_served, start_publisher
+from tests.optimize.registry.publishing import check_served, start_publisher
 from tests.published import identity, publish
 
 
