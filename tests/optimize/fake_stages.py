@@ -97,8 +97,8 @@ class FakeStages(Isolated):
     """The stages of every candidate, which `found` names by precision; the source is `source`.
 
     `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a comparison. For a test to
-    change are the digests of the user's files (`source`, `data`, `metric`), what the source is converted to (`graph`, `signature`),
-    and the `code` of its `preprocess`.
+    change are the digests of the user's files (`source`, `data`, `metric`), whether samples are `labelled`, what the source is
+    converted to (`graph`, `signature`), and the `code` of its `preprocess`.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class FakeStages(Isolated):
         super().__init__()
         self.found, self.clashes, self.noise, self.rows = dict(found), set(clashes), noise, dict(rows)
         self.source, self.data, self.metric, self.graph, self.signature = "5" * 64, "d" * 64, "", "graph", SIGNATURE
+        self.labelled = True
         self.code = "def prepare(columns): return columns\n"
         self.calls: list[Call] = []
         self.clock = FakeClock()
@@ -151,7 +152,7 @@ class FakeStages(Isolated):
 
     def _read(self, budgets: Any, _base: Path, folder: Path) -> loading.Source:
         for name, rows in (self.rows | PARTS).items() if self.rows else ():
-            samples.store(folder / f"{name}.npz", [_split(rows)])
+            samples.store(folder / f"{name}.npz", [_split(rows, labelled=self.labelled)])
         if budgets.preprocess is not None:
             samples.store(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8)}, None)])
         return loading.Source(self.source, self.data, self.rows, "torch-cpu", self.metric)
@@ -296,17 +297,18 @@ def _details(stage: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Itera
         yield "best-batch" if args[-1] is None else f"batch={args[-1]}"
     if kwargs.get("row_by_row"):
         yield "alone"
-    counts = sorted({model_ref.options.threads for model_ref in _subjects(args)})
-    yield from (f"threads={count}" for count in counts if count > 1 or stage == "screen")
+    threads = [str(ref.options.threads) for ref in _subjects(args)]
+    if set(threads) - {"1"} or stage == "screen":
+        yield f"threads={'-'.join(threads)}"
 
 
 def _labels(rows: int) -> np.ndarray:
     return np.arange(rows) % CLASSES
 
 
-def _split(rows: int) -> Batch:
+def _split(rows: int, *, labelled: bool) -> Batch:
     x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
-    return Batch({"x": x}, _labels(rows))
+    return Batch({"x": x}, _labels(rows) if labelled else None)
 
 
 def _latencies(wanted: Candidate, ms: float, calls: int) -> list[float]:

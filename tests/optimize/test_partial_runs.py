@@ -1,5 +1,6 @@
 """`--quick` and `--build-only`: where they stop, what they say, and that they publish nothing."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,21 @@ def test_what_does_not_apply_says_why(tmp_path: Path) -> None:
     run = project(tmp_path, targets=["cuda"], **BUDGETS).export()
     assert (run.result.exit, run.statuses) == (1, {"fp32": "n/a", "int8-static": "n/a"})
     assert run.result.reason == "none of 2 candidates keeps all 3 budgets: 2 n/a"
+
+
+def test_engines_are_built_and_never_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    budgets = BUDGETS | {"targets": ["cpu", "tensorrt-rtx"], "compute_capabilities": ["89"], "precisions": ["fp32"]}
+    found = project(tmp_path, **budgets)
+    run = found.export()
+    assert [(trial.name, trial.status) for trial in run.result.candidates[1:]] == [
+        ("fp32@onnxruntime-cpu", "winner"), ("fp32@tensorrt-rtx", "built")
+    ]  # fmt: skip
+    artifact = run.result.candidates[2].artifact
+    assert artifact is not None
+    assert artifact.format == "tensorrt-rtx"
+    assert run.ran.count("build fp32") == 2
+    assert [stage for stage in run.ran if stage.startswith("screen fp32")] == ["screen fp32 threads=1"]
 
 
 def test_full_run_says_what_is_ahead_and_a_quick_one_does_not(tmp_path: Path) -> None:

@@ -223,5 +223,5 @@ def test_other_options_of_a_session_are_measured_again(tmp_path: Path) -> None:
         "curve",
     }
     assert all(
-        "threads=2" in call.detail for call in run.calls if call.stage in ("screen", "latency", "comparison", "curve")
+        "threads=2" in call.detail for call in run.calls if call.stage in ("screen", "latency", "curve", "layouts")
     )

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from optimize.budgets import Dim
 from tests.optimize.fake_exports import Run, project
-from tests.optimize.fake_stages import Candidate
+from tests.optimize.fake_stages import SIGNATURE, Candidate
 
 LATENCY = {"latency__p99_ms": 8.0}
 ONE = {"precisions": ["fp32"]}
@@ -120,7 +122,7 @@ def test_as_few_threads_as_leave_latency_room(
 
 def test_source_is_timed_with_the_candidates_own_threads(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(ms=0.9, threads_gain=2.0), latency__p99_ms=1.0)
-    assert "comparison fp32 source best-batch threads=2" in run.ran
+    assert "comparison fp32 source best-batch threads=2-2" in run.ran
     assert run.results["fp32"].measured("speed.rows_per_s").method == "8 rows a call on 2 threads"  # type: ignore[union-attr]
 
 
@@ -188,6 +190,22 @@ def test_candidate_that_loses_answers_in_the_selection_split_is_not_timed(tmp_pa
 def test_answers_that_depend_on_their_batch_are_counted(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(mixed=0.25))
     assert run.measured("fp32", "accuracy.batch_changed") == 0.25
+
+
+def test_model_that_takes_one_row_at_a_time_is_not_asked_for_batches(tmp_path: Path) -> None:
+    found = project(tmp_path, **ONE)
+    found.stages.signature = msgspec.structs.replace(SIGNATURE, dims={"batch": Dim(1, 1, 1)})
+    run = found.export()
+    assert run.winner == "fp32"
+    assert "answers fp32 screen alone" not in run.ran
+
+
+def test_samples_without_labels_are_judged_by_agreement(tmp_path: Path) -> None:
+    found = project(tmp_path, accuracy__max_drop=None, accuracy__min_agreement=0.9, **ONE)
+    found.stages.labelled = False
+    result = found.export().results["fp32"]
+    assert [verdict.budget for verdict in result.verdicts] == ["accuracy.min_agreement"]
+    assert result.measured("accuracy.max_drop") is None
 
 
 # Speed, cost and load.
