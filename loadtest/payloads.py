@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from optimize.arrays import Array
 from optimize.budgets import BATCH, ModelBudgets
 from optimize.errors import UserError
 from protos import open_inference_pb2 as pb
 from serve.client import codec
 
-Array = npt.NDArray[Any]
 Rows = Mapping[str, Sequence[Any]]
 
 COUNT = 64

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from optimize.arrays import Arrays
 from optimize.budgets import Dim, LatencyBudget, ModelBudgets
 from optimize.manifest import (
     Artifact,
@@ -19,7 +20,7 @@ from optimize.manifest import (
     Signature,
 )
 from optimize.registry import Registry
-from optimize.runtime.session import Arrays, OnnxSession
+from optimize.runtime.session import OnnxSession
 
 MAX_BATCH = 8
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from optimize.arrays import Arrays
 from optimize.budgets import BATCH, Dim, ModelBudgets
 from optimize.errors import SourceError
 from optimize.manifest import SessionOptions, Signature, TensorSpec
@@ -22,7 +23,7 @@ from optimize.source import samples as sampling
 from optimize.source.loading import ANALYSIS_THREADS, declared_inputs
 from optimize.source.model import TorchModel, is_onnx, load_torch
 from optimize.source.model_ref import ModelRef, opened
-from optimize.source.samples import SPLITS, Arrays, Batch
+from optimize.source.samples import SPLITS, Batch
 
 BASELINE = "baseline.onnx"
 _OPSET = 18

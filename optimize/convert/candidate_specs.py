@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from msgspec import Struct
 
+from optimize.arrays import Arrays
 from optimize.budgets import ModelBudgets, Precision, Target
 from optimize.errors import CandidateError
 from optimize.execution.machine import cores
@@ -17,7 +18,6 @@ from optimize.manifest import SessionOptions, Signature
 from optimize.recipes.built import Built
 from optimize.runtime.session import OnnxSession
 from optimize.source import samples as sampling
-from optimize.source.samples import Arrays
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SOURCE: Literal["source"] = "source"

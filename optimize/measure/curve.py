@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from optimize.arrays import Arrays
 from optimize.budgets import BATCH
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import requests, timed
 from optimize.runtime.session import Session
 from optimize.source.model_ref import ModelRef, opened
-from optimize.source.samples import Arrays
 
 _MIN_CALLS, _MAX_CALLS = 20, 200
 _MAX_S = 1.0

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from optimize.arrays import Arrays
 from optimize.budgets import BATCH
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests
 from optimize.source.model_ref import ModelRef, opened
-from optimize.source.samples import Arrays, storable
+from optimize.source.samples import storable
 
 GOLDEN = "golden.npz"
 _COUNT = 8

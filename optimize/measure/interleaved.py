@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from optimize.arrays import Arrays
 from optimize.manifest import Signature
 from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
 from optimize.source.model_ref import ModelRef, opened
-from optimize.source.samples import Arrays
 from optimize.statistics.comparison import BLOCK_CALLS, MIN_PAIRS
 
 _MAX_BLOCK_S = 0.5

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from optimize.arrays import Arrays
 from optimize.manifest import OperatingPoint, Signature
 from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
 from optimize.source.model_ref import ModelRef, opened_instances
-from optimize.source.samples import Arrays
 
 _TRIAL_S = 0.5
 _MIN_CALLS = 4

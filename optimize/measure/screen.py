@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from optimize.arrays import Array
 from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
 from optimize.measure.workload import opt_sizes, requests, timed
-from optimize.runtime.session import Array, first_line
+from optimize.runtime.session import first_line
 from optimize.source.model_ref import ModelRef, opened
 
 SANITY_CALLS = 8

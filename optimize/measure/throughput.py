@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from optimize.arrays import Arrays
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from optimize.runtime.batching.curve import Curve
 from optimize.source.model_ref import ModelRef, opened_instances
-from optimize.source.samples import Arrays
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 
 JUDGED_CALLS = BLOCKS * MIN_BLOCK_CALLS

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from optimize.arrays import Arrays
 from optimize.budgets import BATCH
 from optimize.convert.baseline import shaped
 from optimize.manifest import Signature
 from optimize.runtime.session import Session
 from optimize.source import samples as sampling
-from optimize.source.samples import Arrays
 
 DIFFERENT = 64
 """Inputs in rotation. A single one would sit in the cache and take the same branches every time."""

@@ -2,19 +2,17 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
+from optimize.arrays import Array
 from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 
 MIN_SAMPLES = 100
 """Fewer samples leave a tensor's range to chance."""
 
-Array = npt.NDArray[Any]
 Batch = dict[str, Array]
 
 

@@ -3,14 +3,13 @@
 Both rules are pure functions of a histogram over the whole range.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from optimize.arrays import Array
 from optimize.recipes.ranges import Range
-
-Array = npt.NDArray[Any]
 
 PERCENTILE = 99.99
 _LEVELS = 128  # magnitudes that eight bits tell apart

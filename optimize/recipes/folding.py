@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from optimize.arrays import Array
 from optimize.recipes import graph as graphs
 from optimize.recipes.graph import Names, attribute
-from optimize.recipes.weights import Array
 
 _MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 

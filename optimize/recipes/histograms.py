@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from optimize.arrays import Array
 from optimize.recipes import graph as graphs
 from optimize.recipes import ranges
-from optimize.recipes.calibration import Array, Batch
+from optimize.recipes.calibration import Batch
 from optimize.recipes.clipping import Histogram
 from optimize.recipes.ranges import Range
 

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from optimize.arrays import Array
 from optimize.errors import CandidateError
 from optimize.recipes import folding, placement, reasons, storage, tables, weights
 from optimize.recipes import graph as graphs
 from optimize.recipes.built import Built
 from optimize.recipes.graph import Names, attribute
-from optimize.recipes.weights import Array
 
 _MULTIPLYING = frozenset({"Gemm", "MatMul"})
 _MICROSOFT = "com.microsoft"

@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
+from optimize.arrays import Array
 from optimize.errors import CandidateError
-
-Array = npt.NDArray[Any]
 
 _LEAST_VALUES = 10_000
 _MOST_VALUES = 100_000

@@ -1,19 +1,18 @@
 """Write Q/DQ pairs into a graph: QuantizeLinear and DequantizeLinear on the values that were placed, 8-bit weights beside them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from optimize.arrays import Array
 from optimize.recipes import weights
 from optimize.recipes.graph import ANCHORS, Names
 from optimize.recipes.placement import Placement, channel_axis, has_vector_bias
 from optimize.recipes.ranges import Range
-
-Array = npt.NDArray[Any]
 
 _BIAS_STEPS = 2.0**30  # a bias is a 32-bit integer, and one bit is left for the sum that it joins
 

@@ -1,13 +1,12 @@
 """Weights as 8-bit integers."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from optimize.arrays import Array
 from optimize.errors import CandidateError
-
-Array = npt.NDArray[Any]
 
 _GREATEST = 127  # -128 is left unused, so that the range is symmetric and the zero point 0
 

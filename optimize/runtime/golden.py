@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import ArtifactError
 from optimize.manifest import Golden
-from optimize.runtime.session import Array, Arrays, Session, first_line
+from optimize.runtime.session import Session, first_line
 
 
 def replay(session: Session, npz_path: Path, golden: Golden) -> None:

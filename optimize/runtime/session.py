@@ -7,14 +7,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import ArtifactError, InputError
 from optimize.manifest import SessionOptions, Signature, TensorSpec
-
-Array = npt.NDArray[Any]
-Arrays = dict[str, Array]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ORT_ERRORS_ONLY = 3

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import ModelBudgets
 from optimize.errors import SourceError
 from optimize.source.imports import attribute, code_digest
-
-Array = npt.NDArray[Any]
-Arrays = dict[str, Array]
 
 
 class TorchModel:

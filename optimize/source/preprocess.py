@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import SourceError
 from optimize.source.imports import attribute
 from optimize.source.samples import Batch
 
-Array = npt.NDArray[Any]
-Arrays = dict[str, Array]
 _ROWS = 32
 
 

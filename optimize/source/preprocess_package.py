@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH
 from optimize.errors import ArtifactError, SourceError
 from optimize.manifest import Golden, Preprocessing, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime import golden
-from optimize.runtime.session import Array, Arrays
 from optimize.source import samples as sampling
 from optimize.source.imports import apart, user_files
 from optimize.source.preprocess import Preprocess

@@ -15,11 +15,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import SourceError, UserError
 from optimize.manifest import Signature
 
-Array = npt.NDArray[Any]
-Arrays = dict[str, Array]
 Split = Literal["calibration", "selection", "confirmation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 

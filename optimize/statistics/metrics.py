@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from optimize.arrays import Array
 from optimize.errors import SourceError
 from optimize.statistics.drop import paired_drop, score_drop, set_drop
 from optimize.statistics.finding import Finding
 from optimize.statistics.ranks import correlation, mean_ranks
 
-Array = npt.NDArray[Any]
 Scoring = Callable[[Array, Array], Any]
 
 # An 8-bit graph may answer a probability a little beyond 0 or 1.

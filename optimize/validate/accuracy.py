@@ -2,12 +2,12 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from optimize.arrays import Array
 from optimize.budgets import AccuracyBudget
 from optimize.errors import SourceError
 from optimize.manifest import Signature
@@ -19,7 +19,6 @@ from optimize.statistics import metrics
 from optimize.statistics.finding import Finding
 from optimize.validate import answers
 
-Array = npt.NDArray[Any]
 SEED = 20_240_101
 MOST_FLIPPED = 20
 _CLASSIFYING = ("top1", "f1", "auc")

@@ -5,11 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH
 from optimize.errors import CandidateError
 from optimize.execution.machine import cores
@@ -17,9 +16,7 @@ from optimize.manifest import Signature
 from optimize.runtime.session import Session, first_line
 from optimize.source import samples as sampling
 from optimize.source.model_ref import ModelRef, opened_instances
-from optimize.source.samples import Arrays, Batch
-
-Array = npt.NDArray[Any]
+from optimize.source.samples import Batch
 
 
 def record(

@@ -14,9 +14,9 @@ import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from optimize.arrays import Array
 from protos import open_inference_pb2 as pb
 from serve.client import codec
-from serve.client.codec import Array
 from serve.client.connection import Connection
 from serve.client.retry import MAX_ATTEMPTS, Attempts
 

@@ -10,12 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from optimize.arrays import Array
 from optimize.errors import InputError
 from protos import open_inference_pb2 as pb
-
-Array = npt.NDArray[Any]
 
 MAX_RANK = 32
 _BYTES = "BYTES"

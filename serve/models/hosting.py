@@ -10,6 +10,7 @@ from typing import NamedTuple
 import grpc
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import ArtifactError, InputError
 from optimize.execution.machine import cores, describe
 from optimize.manifest import Manifest, Signature
@@ -17,7 +18,7 @@ from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions, Rejected
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.session import Array, Arrays, OnnxSession, check_inputs, first_line, instances
+from optimize.runtime.session import OnnxSession, check_inputs, first_line, instances
 from serve.client import codec
 from serve.models import health, preprocessing
 from serve.models.compatibility import obstacle

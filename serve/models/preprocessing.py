@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from optimize.arrays import Arrays
 from optimize.budgets import BATCH
 from optimize.errors import InputError, SourceError
 from optimize.manifest import Manifest, Signature
 from optimize.registry import Registry
-from optimize.runtime.session import Arrays, check_inputs
+from optimize.runtime.session import check_inputs
 from optimize.source import preprocess_package
 from protos import open_inference_pb2 as pb
 from serve import logs

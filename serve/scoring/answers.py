@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import ArtifactError, UserError
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.session import Array, Arrays
 from serve.scoring.batches import smallest
 from serve.scoring.columns import Indices, arrow_type, row_shape
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH
 from optimize.errors import InputError
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.session import Array, Arrays
 from serve.scoring.columns import Column, Indices, row_shape
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from optimize.arrays import Array
 from optimize.budgets import BATCH
 from optimize.errors import InputError, UserError
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.session import Array
 
 Indices = npt.NDArray[np.int64]
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import InputError, SourceError
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.session import Array, Arrays
 from serve.scoring.columns import Column, Indices, row_shape
 
 ROWS_A_CALL = 32

@@ -6,11 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from optimize.arrays import Arrays
 from optimize.errors import InputError, ProveserveError
 from optimize.manifest import Golden, Preprocessing, SessionOptions, Signature, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
-from optimize.runtime.session import Arrays, OnnxSession, check_inputs, first_line
+from optimize.runtime.session import OnnxSession, check_inputs, first_line
 from optimize.source import preprocess_package
 from optimize.source.preprocess import Preprocess
 from serve.scoring.answers import Answers

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import grpc
 from grpc_health.v1 import health_pb2
 
+from optimize.arrays import Array
 from optimize.errors import InputError
 from optimize.manifest import TensorSpec
 from protos import open_inference_pb2 as pb
 from serve.access.auth import Gate
 from serve.client import codec
-from serve.client.codec import Array
 from serve.models.hosting import Hosted, Models
 from serve.models.refused import Refused
 from serve.monitoring.metrics import Calls

@@ -15,13 +15,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, SessionOptions, Signature, TensorSpec
 from optimize.runtime.batching import batch_formation
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions, QueueFull
 from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.latency_model import Forecast
-from optimize.runtime.session import Array, Arrays, OnnxSession, Session
+from optimize.runtime.session import OnnxSession, Session
 from tests.optimize.runtime.fakes import linear_curve
 from tests.optimize.runtime.simulation import Load, Simulation
 

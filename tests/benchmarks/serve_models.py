@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH, InputSpec
 from optimize.manifest import CurvePoint, Manifest, OperatingPoint
 from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.session import Array, Arrays, instances
+from optimize.runtime.session import instances
 from tests.published import identity, publish
 
 STAND_IN = "perceptron"

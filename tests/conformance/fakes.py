@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.session import Array, Arrays
 from serve.models.hosting import Hosted
 from tests.published import identity, publish
 

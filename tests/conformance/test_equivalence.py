@@ -6,9 +6,9 @@ import grpc
 import numpy as np
 import pytest
 
+from optimize.arrays import Arrays
 from optimize.budgets import Dim
 from optimize.recipes import int8_dynamic
-from optimize.runtime.session import Arrays
 from protos import open_inference_pb2_grpc
 from serve.client import codec
 from tests.conformance.conftest import TIMEOUT_S

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from optimize.arrays import Arrays
 from optimize.manifest import TensorSpec
 from optimize.registry import Registry
-from optimize.runtime.session import Arrays, OnnxSession
+from optimize.runtime.session import OnnxSession
 from optimize.source import preprocess_package
 from serve.client.codec import datatype_of
 

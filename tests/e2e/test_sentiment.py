@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optimize.arrays import Arrays
 from optimize.errors import Exit
 from optimize.registry import Registry
-from optimize.runtime.session import Arrays
 from optimize.source import preprocess_package
 from serve.client import Client
 from tests.e2e.readme import blocks, clone, typed

@@ -26,6 +26,7 @@ from functools import partial
 from types import TracebackType
 from typing import NamedTuple, NoReturn, Self
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import ProveserveError
 from optimize.manifest import Signature
 from optimize.runtime.batching.collate import Joining, Shape
@@ -36,7 +37,7 @@ from optimize.runtime.batching.queue import Waiting
 from optimize.runtime.batching.retry_after import Appointments
 from optimize.runtime.batching.scheduler import DEFAULT_AGEING_S, Queue
 from optimize.runtime.batching.worker import Run, Slot
-from optimize.runtime.session import Array, Arrays, Session
+from optimize.runtime.session import Session
 
 # A caller is never asked to come back sooner than this, however short the queue is.
 MIN_RETRY_AFTER_S = 0.01

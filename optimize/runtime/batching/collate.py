@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH
 from optimize.errors import ArtifactError
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.session import Array, Arrays
 
 Shape = tuple[int, ...]
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from optimize.arrays import Array, Arrays
 from optimize.runtime.batching.collate import Joining, Shape
-from optimize.runtime.session import Array, Arrays, Session
+from optimize.runtime.session import Session
 
 # Executions that a failed batch of n requests may cost on top, for each time that it can be halved (log2 n, rounded up). They
 # isolate any failures among 16 requests, and up to four among any number.

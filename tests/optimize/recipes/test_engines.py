@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from optimize import budgets
+from optimize.arrays import Arrays
 from optimize.budgets import ModelBudgets
 from optimize.convert import baseline
 from optimize.convert.baseline import BASELINE
 from optimize.manifest import Signature
 from optimize.recipes import fp16, int8_static, tensorrt
-from optimize.source.samples import Arrays, Batch, store
+from optimize.source.samples import Batch, store
 from tests import exporting
 from tests.optimize.recipes import pretrained
 from tests.optimize.recipes.models import run

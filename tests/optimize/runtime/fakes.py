@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from optimize.arrays import Array, Arrays
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, Signature, TensorSpec
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.session import Array, Arrays
 
 PATIENCE_S = 20.0
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optimize.arrays import Array, Arrays
 from optimize.errors import ArtifactError
 from optimize.manifest import Blob, Golden
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
-from optimize.runtime.session import Array, Arrays, OnnxSession
+from optimize.runtime.session import OnnxSession
 from tests.published import identity, publish
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimize.arrays import Arrays
 from optimize.errors import ArtifactError
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from optimize.runtime.session import Arrays, OnnxSession
+from optimize.runtime.session import OnnxSession
 from serve.models import versions
 from serve.models.hosting import Models
 from serve.models.versions import Follower, Versions

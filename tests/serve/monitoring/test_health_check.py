@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from optimize.arrays import Array, Arrays
 from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.session import Array, Arrays
 from serve.models.hosting import Hosted
 from serve.monitoring.health_check import Checkup
 from serve.monitoring.health_signals import FAILURES, SLOW_FOR_S

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optimize.arrays import Arrays
 from optimize.errors import InputError, SourceError
 from optimize.manifest import Signature, TensorSpec
-from optimize.runtime.session import Arrays
 from serve.scoring import raw_columns
 from serve.scoring.columns import Column, decode
 from tests import preprocessing
