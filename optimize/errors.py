@@ -1,13 +1,14 @@
 """What can go wrong, and the exit code each kind ends a command with.
 
     ProveserveError                 4  the run itself broke
-    ├── UserError                   2  the user must mend it: command line, file, source or data
+    ├── UserError                   2  the user must fix it: command line, file, source or data
     │   ├── BudgetsError               budgets.toml cannot be read or says something impossible
     │   ├── SourceError                the model, its samples or its metric cannot be used
     │   └── InputError                 the inputs of one request do not fit the model's signature
     ├── ArtifactError               4  a published file is missing, damaged or cannot be opened
+    ├── ExecutionError              4  a model failed on a batch; most callers know more, and raise another error from it
     └── CandidateError              -  one candidate's own failure; the run goes on without it
-        └── ProcessError               its process hung, died or outgrew its memory: another run may fare better
+        └── ProcessError               its process hung, died or outgrew its memory: another run may succeed
 
 Every message says what was found, what was wanted, and the fix.
 """
@@ -33,7 +34,7 @@ class ProveserveError(Exception):
 
 
 class UserError(ProveserveError):
-    """Something that the user must mend before the command can do its work."""
+    """Something that the user must fix before the command can do its work."""
 
     exit_code = Exit.USAGE
 
@@ -54,9 +55,19 @@ class ArtifactError(ProveserveError):
     """A published file is missing, damaged, or cannot be opened."""
 
 
+class ExecutionError(ProveserveError):
+    """A model failed on one batch of inputs, whichever runtime ran it; the message is the runtime's own."""
+
+
 class CandidateError(ProveserveError):
     """One candidate cannot be built or measured; the message is its cause."""
 
 
 class ProcessError(CandidateError):
     """A candidate's process hung, died, or used more memory than it may; unlike other failures it is never remembered."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

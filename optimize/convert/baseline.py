@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from optimize.arrays import Arrays
 from optimize.budgets import BATCH, Dim, ModelBudgets
-from optimize.errors import SourceError
+from optimize.errors import ExecutionError, SourceError, first_line
 from optimize.manifest import SessionOptions, Signature, TensorSpec
-from optimize.runtime.session import OnnxSession, first_line
+from optimize.runtime.session import OnnxSession
 from optimize.source import samples as sampling
 from optimize.source.loading import ANALYSIS_THREADS, declared_inputs
 from optimize.source.model import TorchModel, is_onnx, load_torch
@@ -261,11 +261,9 @@ def _outputs(
 def _shapes(session: OnnxSession, inputs: Arrays) -> dict[str, tuple[int, ...]]:
     try:
         return {name: value.shape for name, value in session.run(inputs).items()}
-    except Exception as error:  # onnxruntime raises a dozen unrelated classes for a failed run
+    except ExecutionError as error:
         shapes = {name: list(value.shape) for name, value in inputs.items()}
-        raise SourceError(
-            f"the exported graph fails at input shapes {shapes}: {first_line(error)}; check `dims`"
-        ) from error
+        raise SourceError(f"the exported graph fails at input shapes {shapes}: {error}; check `dims`") from error
 
 
 def _follows(smallest: int, sizes: list[int]) -> bool:
@@ -283,8 +281,8 @@ def _parity(
             inputs = shaped(signature.inputs, batches, sizes)
             try:
                 expected = source.run(inputs)
-            except Exception as error:  # as above, or the user's code
-                raise SourceError(f"the source model fails at {sizes}: {first_line(error)}; check `dims`") from error
+            except ExecutionError as error:
+                raise SourceError(f"the source model fails at {sizes}: {error}; check `dims`") from error
             answers = session.run(inputs)
             for name, value in expected.items():
                 worst = max(worst, _difference(name, sizes, value, answers[name]))

@@ -8,10 +8,9 @@ from msgspec import Struct
 
 from optimize.arrays import Array
 from optimize.budgets import BATCH
-from optimize.errors import CandidateError
+from optimize.errors import CandidateError, ExecutionError
 from optimize.manifest import Signature, TensorSpec
 from optimize.measure.workload import opt_sizes, requests, timed
-from optimize.runtime.session import first_line
 from optimize.source.model_ref import ModelRef, opened
 
 SANITY_CALLS = 8
@@ -36,8 +35,8 @@ def measure(model_ref: ModelRef, signature: Signature, split: Path, batch: int) 
         for arrays in inputs[:SANITY_CALLS]:
             try:
                 answers = session.run(arrays)
-            except Exception as error:  # onnxruntime, or the user's model, may raise anything
-                raise CandidateError(f"fails on real samples: {first_line(error)}") from error
+            except ExecutionError as error:
+                raise CandidateError(f"fails on real samples: {error}") from error
             for spec in signature.outputs:
                 _check(spec, answers.get(spec.name), batch)
         rotation = cycle(inputs)

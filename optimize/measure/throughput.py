@@ -16,6 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from optimize.arrays import Arrays
+from optimize.errors import ProveserveError
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
@@ -135,7 +136,7 @@ async def _offer(batcher: Batcher, inputs: list[Arrays], rows: int, qps: float, 
     async def call(index: int, arrays: Arrays, due: float) -> None:
         try:
             await batcher.submit(arrays, rows)
-        except Exception:  # noqa: BLE001 - a refusal or a failure is what this run counts
+        except ProveserveError:  # a refusal or a failure is what this run counts
             return
         found[index] = (loop.time() - due) * 1e3
 

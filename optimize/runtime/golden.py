@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from optimize.arrays import Array, Arrays
-from optimize.errors import ArtifactError
+from optimize.errors import ArtifactError, ExecutionError, first_line
 from optimize.manifest import Golden
-from optimize.runtime.session import Session, first_line
+from optimize.runtime.session import Session
 
 
 def replay(session: Session, npz_path: Path, golden: Golden) -> None:
@@ -22,9 +22,9 @@ def replay(session: Session, npz_path: Path, golden: Golden) -> None:
     for index, (inputs, recorded) in enumerate(load(npz_path, golden)):
         try:
             answers = session.run(inputs, list(recorded))
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a failed run
+        except ExecutionError as error:
             raise ArtifactError(
-                f"golden input {index}: the model fails on it: {first_line(error)}; export the model again"
+                f"golden input {index}: the model fails on it: {error}; export the model again"
             ) from None
         for name, wanted in recorded.items():
             difference = _difference(answers[name], wanted, golden)

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from optimize.arrays import Array, Arrays
-from optimize.errors import ArtifactError, InputError
+from optimize.errors import ArtifactError, ExecutionError, InputError, first_line
 from optimize.manifest import SessionOptions, Signature, TensorSpec
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -21,7 +21,11 @@ class Session(Protocol):
     """Anything that answers named arrays with named arrays."""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
-        """Answer one batch."""
+        """Answer one batch.
+
+        Raises:
+            ExecutionError: The model failed on it.
+        """
 
 
 class OnnxSession:
@@ -59,9 +63,17 @@ class OnnxSession:
         del self._session
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
-        """Answer one batch: arrays by input name to arrays by output name (all of them, or those asked for)."""
+        """Answer one batch: arrays by input name to arrays by output name (all outputs, or those asked for).
+
+        Raises:
+            ExecutionError: The model failed on it.
+        """
         names = self._outputs if outputs is None else list(outputs)
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        try:
+            answers = self._session.run(names, dict(inputs))
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes for a failed run
+            raise ExecutionError(first_line(error)) from error
+        return dict(zip(names, answers, strict=True))
 
 
 @contextmanager
@@ -97,12 +109,6 @@ def _spec(node: Any) -> TensorSpec:
     if node.type not in _DTYPES:
         raise ArtifactError(f"{node.name}: has type {node.type}; wanted a tensor of numbers, booleans or strings")
     return TensorSpec(node.name, _DTYPES[node.type], shape)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its class where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> int:

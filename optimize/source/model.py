@@ -10,7 +10,7 @@ import numpy as np
 
 from optimize.arrays import Array, Arrays
 from optimize.budgets import ModelBudgets
-from optimize.errors import SourceError
+from optimize.errors import ExecutionError, SourceError, first_line
 from optimize.source.imports import attribute, code_digest
 
 
@@ -59,11 +59,18 @@ class TorchModel:
         return dict(inspect.signature(self.module.forward).bind(*args, **kwargs).arguments)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
-        """Answer one batch."""
-        args, kwargs = self.arguments(self.tensors(inputs))
-        with self._torch.inference_mode():
-            answer = _named(self.module(*args, **kwargs), self.output_names)
-        arrays = {name: value.detach().cpu().numpy() for name, value in answer.items()}
+        """Answer one batch.
+
+        Raises:
+            ExecutionError: The module failed on it, or answers something else than tensors.
+        """
+        try:
+            args, kwargs = self.arguments(self.tensors(inputs))
+            with self._torch.inference_mode():
+                answer = _named(self.module(*args, **kwargs), self.output_names)
+            arrays = {name: value.detach().cpu().numpy() for name, value in answer.items()}
+        except Exception as error:  # the user's code may raise anything
+            raise ExecutionError(first_line(error)) from error
         return arrays if outputs is None else {name: arrays[name] for name in outputs}
 
     def digest(self) -> str:

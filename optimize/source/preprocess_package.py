@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH
-from optimize.errors import ArtifactError, SourceError
+from optimize.errors import ArtifactError, ExecutionError, SourceError
 from optimize.manifest import Golden, Preprocessing, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime import golden
@@ -128,7 +128,10 @@ class _Replayed:
         self._preprocess = preprocess
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
-        made = self._preprocess(dict(inputs))
+        try:
+            made = self._preprocess(dict(inputs))
+        except SourceError as error:
+            raise ExecutionError(str(error)) from error
         return made if outputs is None else {name: made[name] for name in outputs}
 
 

@@ -9,9 +9,8 @@ from msgspec import Struct
 
 from optimize.arrays import Array
 from optimize.budgets import AccuracyBudget
-from optimize.errors import SourceError
+from optimize.errors import SourceError, first_line
 from optimize.manifest import Signature
-from optimize.runtime.session import first_line
 from optimize.source import samples as sampling
 from optimize.source.imports import attribute
 from optimize.statistics import drop as rules

@@ -10,10 +10,10 @@ import numpy as np
 
 from optimize.arrays import Array, Arrays
 from optimize.budgets import BATCH
-from optimize.errors import CandidateError
+from optimize.errors import CandidateError, ExecutionError
 from optimize.execution.machine import cores
 from optimize.manifest import Signature
-from optimize.runtime.session import Session, first_line
+from optimize.runtime.session import Session
 from optimize.source import samples as sampling
 from optimize.source.model_ref import ModelRef, opened_instances
 from optimize.source.samples import Batch
@@ -83,8 +83,8 @@ def _cut(value: Array, axis: int | None, start: int, stop: int) -> Array:
 def _answer(session: Session, inputs: Arrays, row: int) -> Arrays:
     try:
         answers = session.run(inputs)
-    except Exception as error:  # onnxruntime, or the user's model, may raise anything
-        raise CandidateError(f"fails on the samples from row {row} on: {first_line(error)}") from error
+    except ExecutionError as error:
+        raise CandidateError(f"fails on the samples from row {row} on: {error}") from error
     for name, value in answers.items():
         if value.dtype.kind == "f" and np.isnan(value).any() and not any(_has_nan(array) for array in inputs.values()):
             raise CandidateError(f"answers NaN in output {name!r} on the samples from row {row} on")

@@ -11,14 +11,14 @@ import grpc
 import numpy as np
 
 from optimize.arrays import Array, Arrays
-from optimize.errors import ArtifactError, InputError
+from optimize.errors import ArtifactError, ExecutionError, InputError
 from optimize.execution.machine import cores, describe
 from optimize.manifest import Manifest, Signature
 from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions, Rejected
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.session import OnnxSession, check_inputs, first_line, instances
+from optimize.runtime.session import OnnxSession, check_inputs, instances
 from serve.client import codec
 from serve.models import health, preprocessing
 from serve.models.compatibility import obstacle
@@ -152,10 +152,10 @@ def _warm_up(session: OnnxSession, manifest: Manifest, inputs: Arrays) -> None:
     }
     try:
         session.run(largest)
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a failed run
+    except ExecutionError as error:
         raise ArtifactError(
             f"{manifest.model} version {manifest.version}: fails on a batch of {signature.max_batch} rows:"
-            f" {first_line(error)}; export the model again"
+            f" {error}; export the model again"
         ) from None
 
 

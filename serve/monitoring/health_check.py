@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from optimize.errors import ExecutionError
 from serve.models.hosting import Hosted
 from serve.monitoring.health_signals import Ailment, Course, Signs, together
 
@@ -46,6 +47,6 @@ class Checkup:
 async def _raises(probe: Callable[[], None]) -> bool:
     try:
         await asyncio.to_thread(probe)
-    except Exception:  # noqa: BLE001 - whatever a session raises on a golden input, it is sick
+    except ExecutionError:
         return True
     return False

@@ -16,8 +16,7 @@ from ray.serve.config import gRPCOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from optimize.errors import ProveserveError
-from optimize.runtime.session import first_line
+from optimize.errors import ProveserveError, first_line
 from serve import logs
 from serve.plan import Plan
 from serve.processes import haproxy, process_reaper

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from optimize.errors import UserError
-from optimize.runtime.session import first_line
+from optimize.errors import UserError, first_line
 from serve.scoring.partition import Task
 
 _READ_BUFFER_BYTES = 1 << 20

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optimize.errors import ProveserveError
-from optimize.runtime.session import first_line
+from optimize.errors import ProveserveError, first_line
 from serve.processes.process_reaper import environment, guarded
 from serve.processes.signals import Interrupts
 

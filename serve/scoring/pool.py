@@ -6,8 +6,7 @@ from typing import Any
 
 import ray
 
-from optimize.errors import ProveserveError
-from optimize.runtime.session import first_line
+from optimize.errors import ProveserveError, first_line
 from serve.scoring.partition import Task
 from serve.scoring.worker import Scorer, Work
 

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Self
 
 from optimize.arrays import Arrays
-from optimize.errors import InputError, ProveserveError
+from optimize.errors import ExecutionError, InputError, ProveserveError
 from optimize.manifest import Golden, Preprocessing, SessionOptions, Signature, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
-from optimize.runtime.session import OnnxSession, check_inputs, first_line
+from optimize.runtime.session import OnnxSession, check_inputs
 from optimize.source import preprocess_package
 from optimize.source.preprocess import Preprocess
 from serve.scoring.answers import Answers
@@ -110,19 +110,19 @@ class Scorer:
             ) from None
         try:
             return self._session.run(inputs)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a failed run
+        except ExecutionError as error:
             raise self._failure(rows, batch, task, error) from None
 
-    def _failure(self, rows: Slice, batch: Indices, task: Task, error: Exception) -> ProveserveError:
+    def _failure(self, rows: Slice, batch: Indices, task: Task, error: ExecutionError) -> ProveserveError:
         """Name the first row of a batch that the model fails on alone, or the batch where it fails only as a whole."""
         found = f"one of rows {task.first_row + batch.min()} to {task.first_row + batch.max()}"
         for position, row in enumerate(batch):
             try:
                 self._session.run(rows.feed(batch[position : position + 1]))
-            except Exception as cause:  # noqa: BLE001 - as above
+            except ExecutionError as cause:
                 found, error = f"row {task.first_row + row}", cause
                 break
         return ProveserveError(
-            f"{self._work.source.path}: {found} (row group {task.row_group}): the model fails: {first_line(error)};"
+            f"{self._work.source.path}: {found} (row group {task.row_group}): the model fails: {error};"
             " finished parts are kept: mend or drop such rows, and score into another --output"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from optimize.arrays import Array, Arrays
+from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from optimize.runtime.batching.curve import Curve
@@ -40,7 +41,7 @@ class HeldSession:
             assert self._changed.wait_for(lambda: not self._held or self._allowed, WAIT_S)
             self._allowed -= self._held
         if np.any(x == POISON):
-            raise ValueError(f"/secret/path/model.onnx cannot take {POISON}")
+            raise ExecutionError(f"/secret/path/model.onnx cannot take {POISON}")
         return {"y": x.copy()}
 
     def hold(self) -> None:

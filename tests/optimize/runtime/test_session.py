@@ -9,6 +9,7 @@ from onnx import helper
 
 from optimize.convert import candidate_specs
 from optimize.convert.candidate_specs import CandidateSpec
+from optimize.errors import ExecutionError
 from optimize.manifest import SessionOptions
 from optimize.runtime.session import OnnxSession
 from tests.optimize.recipes.models import save, weight
@@ -45,3 +46,15 @@ def test_optimizers_that_are_slower_on_the_cpu_do_not_run(
     assert {"Add", "LayerNormalization"} <= without
     np.testing.assert_allclose(first, second, atol=1e-5)
     assert candidate_specs.disabled_optimizers(CandidateSpec("fp32", "cuda")) == ()
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"x": np.ones((2, 3, 5), np.float32)}, {"x": np.ones((2, 3, 16), np.float64)}, {}, {"y": np.ones(1)}],
+    ids=["shape", "dtype", "missing", "unknown"],
+)
+def test_a_failed_run_raises_one_error_with_one_line(residual: Path, inputs: dict[str, np.ndarray]) -> None:
+    with OnnxSession(residual, SessionOptions()) as session, pytest.raises(ExecutionError) as caught:
+        session.run(inputs)
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from optimize.budgets import InputSpec, ModelBudgets
+from optimize.errors import ExecutionError
 from optimize.source.model import TorchModel, load_torch
 from tests.optimize.source import modules
 from tests.optimize.source.modules import Scaled
@@ -40,6 +41,12 @@ def test_module_may_stand_in_the_file_ready_made() -> None:
     found = loaded("instance", inputs=inputs).run({"image": ROWS, "scale": np.array(2.0, np.float32)})
     once = loaded("instance", inputs=inputs).run({"image": ROWS, "scale": np.array(1.0, np.float32)})
     np.testing.assert_allclose(found["output"], 2 * once["output"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("AnswersNone", {"x": ROWS}), ("TwoOutputs", {"x": ROWS[:, :3]})])
+def test_a_module_that_fails_raises_the_error_of_every_session(name: str, inputs: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ExecutionError):
+        loaded(name).run(inputs)
 
 
 def test_array_that_is_not_contiguous_goes_in() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from optimize.arrays import Array, Arrays
+from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher, BatcherOptions
 from optimize.runtime.batching.curve import Curve
@@ -34,7 +35,7 @@ class Breakable:
         assert outputs in (None, ["y"])
         self.clock.now += self.seconds
         if self.broken or not inputs["x"].any(axis=1).all():
-            raise ValueError("cannot")
+            raise ExecutionError("cannot")
         return {"y": inputs["x"]}
 
 
