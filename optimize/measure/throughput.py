@@ -19,8 +19,9 @@ from optimize.arrays import Arrays
 from optimize.errors import ProveserveError
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import opt_sizes, requests
-from optimize.runtime.batching.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.options import BatcherOptions
 from optimize.source.model_ref import ModelRef, opened_instances
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 

@@ -16,8 +16,10 @@ from optimize.execution.machine import cores, describe
 from optimize.manifest import Manifest, Signature
 from optimize.registry import Registry
 from optimize.runtime import golden
-from optimize.runtime.batching.batcher import Batcher, BatcherOptions, Rejected
+from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.rejections import Rejected
 from optimize.runtime.session import OnnxSession, check_inputs, instances
 from serve.client import codec
 from serve.models import health, preprocessing

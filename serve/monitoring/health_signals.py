@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from optimize.runtime.batching.batcher import Batcher, Execution
+from optimize.runtime.batching.batcher import Batcher
+from optimize.runtime.batching.dispatcher import Execution
 
 SLOW_RATIO = 3.0
 SLOW_FOR_S = 20.0

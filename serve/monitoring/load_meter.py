@@ -25,8 +25,8 @@ class LoadMeter:
         before = self._busy_s
         self._busy_s = {(one.manifest.model, one.manifest.version): one.batcher.counters.busy_s for one in hosted}
         worked_s = sum(busy_s - before.get(key, 0.0) for key, busy_s in self._busy_s.items())
-        slots = max((one.batcher.slots for one in hosted), default=1)
+        workers = max((one.batcher.workers for one in hosted), default=1)
         return {
             DRAIN_S: sum(one.batcher.drain_s for one in hosted),
-            BUSY_SHARE: worked_s / (elapsed_s * slots) if elapsed_s > 0 else 0.0,
+            BUSY_SHARE: worked_s / (elapsed_s * workers) if elapsed_s > 0 else 0.0,
         }

@@ -23,7 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from optimize.runtime.batching.counters import Outcome
-from optimize.runtime.batching.histogram import SECONDS, Tally
+from optimize.runtime.batching.histogram import SECONDS, Histogram
 from serve.models.hosting import Hosted, Models
 from serve.monitoring import memory
 
@@ -37,8 +37,8 @@ class Calls:
 
     def __init__(self) -> None:
         self.ended: dict[tuple[str, str, str], int] = {}
-        self.queue_s: dict[str, Tally] = {}
-        self.codec_s: dict[str, Tally] = {}
+        self.queue_s: dict[str, Histogram] = {}
+        self.codec_s: dict[str, Histogram] = {}
         self.unread = 0
         """Predictions refused without a look at their message, so that nobody knows of which model."""
 
@@ -50,7 +50,7 @@ class Calls:
     def answered(self, model: str, queue_s: float, codec_s: float) -> None:
         """A prediction was made, after a wait of `queue_s`; reading and writing it took `codec_s`."""
         if model not in self.queue_s:
-            self.queue_s[model], self.codec_s[model] = Tally(SECONDS), Tally(SECONDS)
+            self.queue_s[model], self.codec_s[model] = Histogram(SECONDS), Histogram(SECONDS)
         self.queue_s[model].observe(queue_s)
         self.codec_s[model].observe(codec_s)
 
@@ -83,7 +83,7 @@ class Collector(PrometheusCollector):
         ):
             family = HistogramMetricFamily(f"proveserve_{name}_seconds", text, labels=("model",))
             for model, tally in tallies.copy().items():
-                _add_tally(family, (model,), tally)
+                _add_histogram(family, (model,), tally)
             yield family
 
 
@@ -97,8 +97,8 @@ def _of_batches(hosted: Sequence[Hosted], unread: int) -> Iterator[Metric]:
     rejected.add_metric(("", "", "unread"), unread)
     for one in hosted:
         counters = one.batcher.counters
-        _add_tally(execution, _labels(one), counters.execution_s)
-        _add_tally(rows, _labels(one), counters.batch_rows)
+        _add_histogram(execution, _labels(one), counters.execution_s)
+        _add_histogram(rows, _labels(one), counters.batch_rows)
         failed.add_metric(_labels(one), counters.failed_executions)
         for reason in _REJECTIONS:
             rejected.add_metric((*_labels(one), reason), counters.calls[reason])
@@ -113,7 +113,7 @@ def _of_now(hosted: Sequence[Hosted]) -> Iterator[Metric]:
         "proveserve_drift_ratio", "Execution time lately over the p95 that was measured.", labels=_OF_MODEL
     )
     for one in hosted:
-        slots.add_metric(_labels(one), one.batcher.slots)
+        slots.add_metric(_labels(one), one.batcher.workers)
         busy.add_metric(_labels(one), one.batcher.running)
         queued.add_metric(_labels(one), one.batcher.queued_rows)
         drift.add_metric(_labels(one), one.batcher.drift)
@@ -149,12 +149,12 @@ def _labels(one: Hosted) -> tuple[str, str]:
     return one.manifest.model, str(one.manifest.version)
 
 
-def _add_tally(family: HistogramMetricFamily, labels: Sequence[str], tally: Tally) -> None:
+def _add_histogram(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
     buckets, below = [], 0
-    for bound, count in zip((*map(str, tally.bounds), "+Inf"), list(tally.counts), strict=True):
+    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), list(histogram.counts), strict=True):
         below += count
         buckets.append((bound, below))
-    family.add_metric(labels, buckets, sum_value=tally.total)
+    family.add_metric(labels, buckets, sum_value=histogram.total)
 
 
 def listen(collector: Collector, ports: range) -> tuple[WSGIServer, threading.Thread] | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import grpc
 
 from optimize.errors import InputError
-from optimize.runtime.batching import batcher
+from optimize.runtime.batching import rejections
 from serve.access.auth import Forbidden, Unauthenticated
 from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.refused import Refused
@@ -38,14 +38,14 @@ def of(error: Exception) -> Status:
             return Status(error.code, str(error))
         case Unauthenticated() | Forbidden() | InputError():
             return Status(_CODES[type(error)], str(error))
-        case batcher.QueueFull():
+        case rejections.QueueFull():
             after_ms = max(1, round(error.retry_after_s * 1e3))
             return Status(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"the model's queue is full; try again in {after_ms} ms", after_ms
             )
-        case batcher.DeadlineExceeded() | TimeoutError():
+        case rejections.DeadlineExceeded() | TimeoutError():
             return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the answer would come, or came, after the deadline")
-        case batcher.Closed():
+        case rejections.Closed():
             return Status(grpc.StatusCode.UNAVAILABLE, "the server is stopping; call another, or try again")
         case _:
             return Status(grpc.StatusCode.INTERNAL, "the model failed on this request")

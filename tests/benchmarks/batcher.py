@@ -19,9 +19,11 @@ from optimize.arrays import Array, Arrays
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, SessionOptions, Signature, TensorSpec
 from optimize.runtime.batching import batch_formation
-from optimize.runtime.batching.batcher import Batcher, BatcherOptions, QueueFull
+from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
-from optimize.runtime.batching.latency_model import Forecast
+from optimize.runtime.batching.latency_model import LatencyModel
+from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.rejections import QueueFull
 from optimize.runtime.session import OnnxSession, Session
 from tests.optimize.runtime.fakes import linear_curve
 from tests.optimize.runtime.simulation import Load, Simulation
@@ -133,10 +135,10 @@ def overload() -> None:
         for timeout_s in (0.05, 0.1, 0.2, 1.0):
             shares = []
             for batch_formation.WORTH_GIVING_UP in (rule, math.inf):
-                forecast = Forecast(linear_curve(0.004, 0.0005, MAX_BATCH), (), MAX_BATCH)
-                capacity = MAX_BATCH / (forecast.promised_s(MAX_BATCH, ()) * sum(noise) / len(noise))
+                latency_model = LatencyModel(linear_curve(0.004, 0.0005, MAX_BATCH), (), MAX_BATCH)
+                capacity = MAX_BATCH / (latency_model.promised_s(MAX_BATCH, ()) * sum(noise) / len(noise))
                 offered = Load(load * capacity, 10.0, lambda _, timeout_s=timeout_s: timeout_s)
-                simulation = Simulation(forecast, offered, 1, noise)
+                simulation = Simulation(latency_model, offered, 1, noise)
                 simulation.run()
                 shares.append(simulation.in_time / 10.0 / capacity)
             print(f"  load {load:.0f} x, deadlines {1e3 * timeout_s:>5.0f} ms  {shares[0]:>6.2f}  {shares[1]:>6.2f}")

@@ -12,8 +12,9 @@ import numpy as np
 from optimize.arrays import Array, Arrays
 from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Manifest
-from optimize.runtime.batching.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.options import BatcherOptions
 from serve.models.hosting import Hosted
 from tests.published import identity, publish
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from optimize.runtime.batching.batcher import QueueFull
+from optimize.runtime.batching.rejections import QueueFull
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve.metadata_keys import PUSHBACK_KEY

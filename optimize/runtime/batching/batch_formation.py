@@ -1,57 +1,59 @@
-"""Who shares the next execution: as many rows as its members' deadlines allow, but under pressure no small batch for one's sake.
+"""Which requests share the next execution: as many rows as their deadlines allow, but under pressure no small batch for one request.
 
-A request at the edge of its deadline allows only a small batch, and a small batch wastes the time of all who wait. As long as they can
-bear that, the most urgent request is served. When they cannot, its batch competes with the larger ones that could run instead. Without
-this rule an overloaded server ends up with batches of two or three rows, each for the sake of the one request that is about to
-expire, and answers a fraction of what it could.
+A request at the edge of its deadline allows only a small batch, and a small batch wastes the time of all others in the queue. As
+long as they can bear that, the most urgent request is served. When they cannot, its batch competes with the larger ones that could
+run instead. Without this rule an overloaded server ends up with batches of two or three rows, each for the sake of the one request
+that is about to expire, and answers a fraction of what it could.
 """
 
 from collections.abc import Iterable
 from itertools import islice
 from typing import Generic, NamedTuple
 
-from optimize.runtime.batching.latency_model import Forecast
-from optimize.runtime.batching.queue import Line, W
+from optimize.runtime.batching.latency_model import LatencyModel
+from optimize.runtime.batching.queue import R, RequestQueue
 
-# To fill a batch of n rows, so many times n requests are looked at: who does not fit is passed over, within reason.
+# To fill a batch of n rows, so many times n requests are looked at; those that do not fit are passed over.
 SCAN_FACTOR = 4
-# A request is given up for a batch that answers so many times the rows a second, and for no less.
+# A request is given up only for a batch that answers at least so many times the rows per second.
 WORTH_GIVING_UP = 1.1
 
 
-class Batch(NamedTuple, Generic[W]):
+class Batch(NamedTuple, Generic[R]):
     """Requests to run together, the first of which leads, and the seconds that they are expected to take."""
 
-    requests: list[W]
+    requests: list[R]
     rows: int
     expected_s: float
 
 
-def pack(line: Line[W], head: W, now: float, forecast: Forecast, slots: int) -> tuple[Batch[W], list[W]]:
-    """The next batch, and whom to give up for it: the more urgent to whom a better one leaves no time.
+def form_batch(
+    queue: RequestQueue[R], head: R, now: float, latency_model: LatencyModel, workers: int
+) -> tuple[Batch[R], list[R]]:
+    """The next batch, and the more urgent requests that a better one leaves no time for, which are given up.
 
-    `line` holds all who may share an execution with `head`, which is to lead; `slots` executions run at a time.
+    `queue` holds all requests that may share an execution with `head`, which is to lead; `workers` executions run at a time.
     """
-    full = forecast.full_rows(head.shape)
-    batch = _filled(head, islice(line.requests, SCAN_FACTOR * full), now, forecast)
-    served = batch.rows >= min(full, line.rows) or line.requests[0] is not head
-    if served or not _pressed(line, batch, forecast, now, slots):
+    full = latency_model.full_rows(head.shape)
+    batch = _filled(head, islice(queue.requests, SCAN_FACTOR * full), now, latency_model)
+    large_enough = batch.rows >= min(full, queue.rows) or queue.requests[0] is not head
+    if large_enough or not _delays_others(queue, batch, latency_model, now, workers):
         return batch, []
-    better = _worthiest(line, batch, now, forecast)
+    better = _most_productive(queue, batch, now, latency_model)
     if better is batch:
         return batch, []
-    end = now + better.expected_s / slots
-    passed = islice(line.requests, line.place(better.requests[0].order))
-    return better, [request for request in passed if request.lost(end)]
+    end = now + better.expected_s / workers
+    passed = islice(queue.requests, queue.position(better.requests[0].order))
+    return better, [request for request in passed if request.is_too_late(end)]
 
 
-def _filled(head: W, company: Iterable[W], now: float, forecast: Forecast) -> Batch[W]:
-    """The head with whoever of `company` fits: rows within bounds, and no member's deadline broken."""
+def _filled(head: R, others: Iterable[R], now: float, latency_model: LatencyModel) -> Batch[R]:
+    """The head with those of `others` that fit: rows within limits, and every deadline met."""
     requests = [head]
     rows, shape, deadline = head.rows, head.shape, head.deadline
-    full, expected_s = forecast.full_rows(shape), forecast.expected_s
+    full, expected_s = latency_model.full_rows(shape), latency_model.expected_s
     needed_s = expected_s(rows, shape)
-    for request in company:
+    for request in others:
         if rows >= full:
             break
         if request is head or rows + request.rows > full:
@@ -68,14 +70,16 @@ def _filled(head: W, company: Iterable[W], now: float, forecast: Forecast) -> Ba
     return Batch(requests, rows, needed_s)
 
 
-def _pressed(line: Line[W], batch: Batch[W], forecast: Forecast, now: float, slots: int) -> bool:
-    """Whether an equal of the head would be late if `batch` ran first, even though all batches that follow are full."""
+def _delays_others(
+    queue: RequestQueue[R], batch: Batch[R], latency_model: LatencyModel, now: float, workers: int
+) -> bool:
+    """Whether a request of the head's priority would be late if `batch` ran first, even though all later batches are full."""
     head = batch.requests[0]
-    full = forecast.full_rows(head.shape)
-    full_s = forecast.expected_s(full, head.shape) / slots
-    end = now + batch.expected_s / slots
-    stride = max(1, full * len(line.requests) // line.rows)
-    for request in islice(line.requests, len(batch.requests), None, stride):
+    full = latency_model.full_rows(head.shape)
+    full_s = latency_model.expected_s(full, head.shape) / workers
+    end = now + batch.expected_s / workers
+    stride = max(1, full * len(queue.requests) // queue.rows)
+    for request in islice(queue.requests, len(batch.requests), None, stride):
         end += full_s
         if request.priority != head.priority:
             break
@@ -84,20 +88,21 @@ def _pressed(line: Line[W], batch: Batch[W], forecast: Forecast, now: float, slo
     return False
 
 
-def _worthiest(line: Line[W], batch: Batch[W], now: float, forecast: Forecast) -> Batch[W]:
-    """`batch`, unless the deadlines behind its head allow one that answers notably more rows a second.
+def _most_productive(queue: RequestQueue[R], batch: Batch[R], now: float, latency_model: LatencyModel) -> Batch[R]:
+    """`batch`, unless the deadlines behind its head allow one that answers notably more rows per second.
 
     Only requests of the head's own priority are passed over, and only for others of that priority.
     """
     head = batch.requests[0]
-    full = forecast.full_rows(head.shape)
+    full = latency_model.full_rows(head.shape)
     best, wanted, rows = batch, WORTH_GIVING_UP, batch.rows
     while rows < full:
         rows = min(2 * rows, full)
-        place = line.place((head.priority, now + forecast.expected_s(rows, head.shape), -1))
-        if place == len(line.requests) or line.requests[place].priority != head.priority:
+        position = queue.position((head.priority, now + latency_model.expected_s(rows, head.shape), -1))
+        if position == len(queue.requests) or queue.requests[position].priority != head.priority:
             break
-        larger = _filled(line.requests[place], islice(line.requests, place, place + SCAN_FACTOR * full), now, forecast)
+        others = islice(queue.requests, position, position + SCAN_FACTOR * full)
+        larger = _filled(queue.requests[position], others, now, latency_model)
         gain = larger.rows * best.expected_s > wanted * best.rows * larger.expected_s
         if gain and larger.rows > batch.rows:
             best, wanted = larger, 1.0

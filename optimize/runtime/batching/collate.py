@@ -1,6 +1,6 @@
-"""Join the rows of several requests into one execution's inputs, and cut its outputs apart again.
+"""Collate the rows of several requests into one execution's inputs, and split its outputs again.
 
-Rows are joined and cut along the axis named `batch`, wherever it stands. Inputs without that axis are shared, so they must be
+Rows are collated and split along the axis named `batch`, whatever its position. Inputs without that axis are shared, so they must be
 byte-equal. Every other dynamic dimension must be equal too, unless all inputs that carry it declare a `pad` value: then shorter
 rows are padded to the longest, and outputs that carry the same dimension are cut back to each request's own size.
 """
@@ -19,8 +19,8 @@ from optimize.manifest import Signature, TensorSpec
 Shape = tuple[int, ...]
 
 
-class Joining:
-    """How requests of one model share an execution. Knows the signature only and keeps nothing of a request."""
+class Collator:
+    """How requests of one model share an execution. Knows only the signature, and keeps nothing of a request."""
 
     def __init__(self, signature: Signature) -> None:
         self.dims, places = _dims(signature.inputs)
@@ -36,7 +36,7 @@ class Joining:
         return tuple([inputs[name].shape[axis] for name, axis in self._places])
 
     def group(self, inputs: Mapping[str, Array], shape: Shape) -> Hashable:
-        """A key that two requests have in common exactly when they may share an execution."""
+        """A key: two requests may share an execution exactly when their keys are equal."""
         if not self._equal and not self._shared:
             return ()
         return (
@@ -44,26 +44,26 @@ class Joining:
             tuple([_content(inputs[spec.name]) for spec in self._shared]),
         )
 
-    def join(self, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    def collate(self, requests: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
         """The inputs of one execution that answers all `requests`, in their order; they must be of one group."""
         if len(requests) == 1:
             return requests[0]
-        joined: Arrays = {}
+        collated: Arrays = {}
         for spec in self._inputs:
             parts = [request[spec.name] for request in requests]
-            joined[spec.name] = parts[0] if spec.batch_axis is None else _joined(parts, spec, spec.batch_axis)
-        return joined
+            collated[spec.name] = parts[0] if spec.batch_axis is None else _stacked(parts, spec, spec.batch_axis)
+        return collated
 
     def split(self, outputs: Arrays, rows: Sequence[int], shapes: Sequence[Shape]) -> list[Arrays]:
         """Each request's part of one execution's outputs, as views, given every request's rows and shape.
 
         Raises:
-            ArtifactError: An output has another number of rows than went in, so no part can be told from the next.
+            ArtifactError: An output does not have one row for each that went in.
         """
         if len(rows) == 1:
             return [outputs]
         ends = list(itertools.accumulate(rows, initial=0))
-        cut = self._cut(shapes)
+        own_sizes = self._own_sizes(shapes)
         answers: list[Arrays] = [{} for _ in rows]
         for name, array in outputs.items():
             spec = self._outputs[name]
@@ -71,19 +71,19 @@ class Joining:
             if array.shape[axis] != ends[-1]:
                 raise ArtifactError(
                     f"output {name!r} has {array.shape[axis]} rows for {ends[-1]} that went in; wanted one each: "
-                    "mend the model, or name its output axes in budgets.toml"
+                    "fix the model, or name its output axes in budgets.toml"
                 )
-            lengths = [(place, cut[dim]) for place, dim in enumerate(spec.shape) if dim in cut]
+            padded = [(place, own_sizes[dim]) for place, dim in enumerate(spec.shape) if dim in own_sizes]
             index: list[Any] = [slice(None)] * array.ndim
             for request, answer in enumerate(answers):
                 index[axis] = slice(ends[request], ends[request + 1])
-                for place, sizes in lengths:
+                for place, sizes in padded:
                     index[place] = slice(sizes[request])
                 answer[name] = array[tuple(index)]
         return answers
 
-    def _cut(self, shapes: Sequence[Shape]) -> dict[int | str, Shape]:
-        """The dimensions that padding lengthened for some request, with every request's own size."""
+    def _own_sizes(self, shapes: Sequence[Shape]) -> dict[int | str, Shape]:
+        """The dimensions in which some request was padded, with every request's own size."""
         if not self._padded or all(shape == shapes[0] for shape in shapes):
             return {}
         sizes = dict(zip(self.dims, zip(*shapes, strict=True), strict=True))
@@ -113,21 +113,21 @@ def _paddable(inputs: Sequence[TensorSpec]) -> frozenset[str]:
 
 
 def _content(array: Array) -> Hashable:
-    """What two arrays of one dtype and shape have in common exactly when they are equal byte for byte."""
+    """A key: two arrays of the same dtype and shape have equal keys exactly when they are equal byte for byte."""
     return tuple(array.ravel().tolist()) if array.dtype.hasobject else array.tobytes()
 
 
-def _joined(parts: Sequence[Array], spec: TensorSpec, axis: int) -> Array:
+def _stacked(parts: Sequence[Array], spec: TensorSpec, axis: int) -> Array:
     sizes = list(zip(*(part.shape for part in parts), strict=True))
     if all(len(set(size)) == 1 for place, size in enumerate(sizes) if place != axis):
         return np.concatenate(parts, axis=axis)
-    whole = [max(size) for size in sizes]
-    whole[axis] = sum(sizes[axis])
-    joined = np.full(whole, spec.pad, dtype=parts[0].dtype)
+    shape = [max(size) for size in sizes]
+    shape[axis] = sum(sizes[axis])
+    stacked = np.full(shape, spec.pad, dtype=parts[0].dtype)
     start = 0
     for part in parts:
         index = [slice(size) for size in part.shape]
         index[axis] = slice(start, start + part.shape[axis])
-        joined[tuple(index)] = part
+        stacked[tuple(index)] = part
         start += part.shape[axis]
-    return joined
+    return stacked

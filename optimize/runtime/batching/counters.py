@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from optimize.runtime.batching.histogram import ROWS, SECONDS, Tally
+from optimize.runtime.batching.histogram import ROWS, SECONDS, Histogram
 
 Outcome = Literal["answered", "failed", "cancelled", "queue_full", "infeasible", "expired", "late", "closed"]
 
 
 @dataclass(slots=True)
 class Counters:
-    """What became of all requests so far, and what the sessions did for them."""
+    """How all requests so far ended, and what the sessions did for them."""
 
     calls: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(get_args(Outcome), 0))
-    execution_s: Tally = field(default_factory=lambda: Tally(SECONDS))
-    batch_rows: Tally = field(default_factory=lambda: Tally(ROWS))
+    execution_s: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
     failed_executions: int = 0
     failures_in_a_row: int = 0
 
@@ -30,5 +30,5 @@ class Counters:
 
     @property
     def busy_s(self) -> float:
-        """Seconds that the sessions have worked, all added up."""
+        """Seconds that the sessions have worked, in total."""
         return self.execution_s.total

@@ -9,8 +9,8 @@ from optimize.manifest import CurvePoint
 class Curve:
     """Piecewise linear p95 latency over batch size, per measured shape.
 
-    A shape that was not measured is planned with the measured one that is next above it in elements, since padding work grows
-    with the elements; above the largest, with the largest.
+    A shape that was not measured counts as the measured one with the next more elements, since the work grows with the elements;
+    above the largest, as the largest.
     """
 
     def __init__(self, points: Sequence[CurvePoint]) -> None:

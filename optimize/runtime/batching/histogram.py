@@ -1,4 +1,4 @@
-"""Observations counted into buckets: all that the path of a request pays for a histogram."""
+"""A histogram that costs the path of a request one addition per observation."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ ROWS = tuple(float(2**power) for power in range(11))
 """Upper bounds for rows of a batch."""
 
 
-class Tally:
+class Histogram:
     """A histogram with fixed upper bounds (inclusive), for one writer at a time.
 
-    `counts` has one entry a bound, and a last one for what is above all of them; `total` is the sum of what was observed.
+    `counts` has one entry per bound, and a last one for what is above all of them; `total` is the sum of all observations.
     """
 
     __slots__ = ("bounds", "counts", "total")

@@ -1,4 +1,4 @@
-"""Waiting requests in order of urgency, with the rows and the seconds of work that they stand for.
+"""Queued requests in order of urgency, and the rows and the seconds of work that they add up to.
 
 Urgency is priority first (lower is more urgent), then deadline (earliest first), then arrival.
 """
@@ -10,19 +10,19 @@ from operator import attrgetter
 from typing import Generic, TypeVar
 
 from optimize.runtime.batching.collate import Shape
-from optimize.runtime.batching.latency_model import Forecast
+from optimize.runtime.batching.latency_model import LatencyModel
 
 Order = tuple[int, float, int]
 """Priority, deadline and number of arrival."""
 
 
-class Waiting:
-    """What the policy knows of one request; `group` tells whom it may share an execution with."""
+class QueuedRequest:
+    """What the scheduler knows of one request; requests of the same `group` may share an execution."""
 
     __slots__ = ("alone_s", "arrived", "deadline", "group", "order", "priority", "rows", "shape", "share_s")
 
     def __init__(
-        self, order: Order, arrived: float, rows: int, group: Hashable, shape: Shape, forecast: Forecast
+        self, order: Order, arrived: float, rows: int, group: Hashable, shape: Shape, latency_model: LatencyModel
     ) -> None:
         self.order = order
         self.priority, self.deadline, _ = order
@@ -30,31 +30,31 @@ class Waiting:
         self.rows = rows
         self.group = group
         self.shape = shape
-        self.alone_s = forecast.promised_s(rows, shape)
-        full = forecast.full_rows(shape)
-        # What it costs of the time of a full batch, which is what a backlog is worked off in.
-        self.share_s = forecast.promised_s(full, shape) * rows / full if rows < full else self.alone_s
+        self.alone_s = latency_model.promised_s(rows, shape)
+        full = latency_model.full_rows(shape)
+        # Its share of a full batch, since a backlog is worked off in full batches.
+        self.share_s = latency_model.promised_s(full, shape) * rows / full if rows < full else self.alone_s
 
-    def lost(self, now: float) -> bool:
+    def is_too_late(self, now: float) -> bool:
         """Whether its deadline has passed, or will even if it runs at once and alone."""
         return self.deadline <= now or now + self.alone_s > self.deadline
 
 
-W = TypeVar("W", bound=Waiting)
+R = TypeVar("R", bound=QueuedRequest)
 _ORDER = attrgetter("order")
 
 
-class Line(Generic[W]):
+class RequestQueue(Generic[R]):
     """Requests by urgency."""
 
     __slots__ = ("requests", "rows", "work_s")
 
     def __init__(self) -> None:
-        self.requests: list[W] = []
+        self.requests: list[R] = []
         self.rows = 0
         self.work_s = 0.0
 
-    def add(self, request: W) -> None:
+    def add(self, request: R) -> None:
         """Put a request in its place."""
         if not self.requests or self.requests[-1].order < request.order:
             self.requests.append(request)
@@ -63,13 +63,13 @@ class Line(Generic[W]):
         self.rows += request.rows
         self.work_s += request.share_s
 
-    def discard(self, request: W) -> None:
-        """Take out a request that is in it."""
-        del self.requests[self.place(request.order)]
+    def discard(self, request: R) -> None:
+        """Take out a request that is in the queue."""
+        del self.requests[self.position(request.order)]
         self.rows -= request.rows
         self.work_s = self.work_s - request.share_s if self.requests else 0.0
 
-    def place(self, order: Order) -> int:
+    def position(self, order: Order) -> int:
         """How many requests are more urgent than `order`."""
         return bisect_left(self.requests, order, key=_ORDER)
 
@@ -78,7 +78,7 @@ class Line(Generic[W]):
         if not self.requests or self.requests[-1].order < order:
             return self.rows, self.work_s
         rows, work_s = 0, 0.0
-        for request in islice(self.requests, self.place(order)):
+        for request in islice(self.requests, self.position(order)):
             rows += request.rows
             work_s += request.share_s
         return rows, work_s

@@ -4,7 +4,8 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
-from optimize.runtime.batching.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.batcher import Batcher
+from optimize.runtime.batching.options import BatcherOptions
 from tests.optimize.runtime.fakes import PATIENCE_S, FakeClock, GatedSession, linear_curve, request, rows_signature
 
 MAX_BATCH = 8
@@ -26,13 +27,13 @@ async def until(condition):
 
 
 @asynccontextmanager
-async def gated(options=OPTIONS, *, slots=1, poison=(), curve=CURVE, max_batch=MAX_BATCH):
-    """A batcher over one gated session per slot, with a clock that moves by each execution's cost."""
+async def gated(options=OPTIONS, *, workers=1, poison=(), curve=CURVE, max_batch=MAX_BATCH):
+    """A batcher over one gated session per worker, with a clock that moves by each execution's cost."""
     clock = FakeClock()
-    sessions = [GatedSession(clock, FIXED_S, ROW_S, poison) for _ in range(slots)]
+    sessions = [GatedSession(clock, FIXED_S, ROW_S, poison) for _ in range(workers)]
     async with Batcher(sessions, rows_signature(max_batch), curve, options, clock) as batcher:
         try:
-            yield batcher, sessions[0] if slots == 1 else sessions, clock
+            yield batcher, sessions[0] if workers == 1 else sessions, clock
         finally:
             for session in sessions:
                 session.release(10_000)

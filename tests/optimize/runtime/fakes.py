@@ -7,6 +7,7 @@ import numpy as np
 
 from optimize.arrays import Array, Arrays
 from optimize.budgets import Dim
+from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Signature, TensorSpec
 from optimize.runtime.batching.curve import Curve
 
@@ -47,7 +48,7 @@ def answer(row: int, rows: int = 1) -> Array:
     return request(row, rows)["x"] * 3 + 1
 
 
-class PoisonError(Exception):
+class PoisonError(ExecutionError):
     """What a session raises when a batch holds a row that it cannot bear."""
 
 

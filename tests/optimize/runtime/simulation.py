@@ -1,13 +1,13 @@
-"""The policy in simulated time: Poisson arrivals, a door, slots that run what the queue gives, and nothing that is not seeded."""
+"""The policy in simulated time: Poisson arrivals, a door, workers that run what the queue gives, and nothing that is not seeded."""
 
 import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimize.runtime.batching.latency_model import Forecast
-from optimize.runtime.batching.queue import Waiting
-from optimize.runtime.batching.scheduler import Queue
+from optimize.runtime.batching.latency_model import LatencyModel
+from optimize.runtime.batching.queue import QueuedRequest
+from optimize.runtime.batching.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Simulation:
     An execution takes its promise times a factor drawn from `noise`.
     """
 
-    def __init__(self, forecast: Forecast, load: Load, slots: int, noise: tuple[float, ...]) -> None:
+    def __init__(self, latency_model: LatencyModel, load: Load, workers: int, noise: tuple[float, ...]) -> None:
         self.in_time = self.late = self.refused = self.dropped = self.rows = self.executions = 0
-        self._forecast = forecast
+        self._forecast = latency_model
         self._load = load
         self._noise = noise
         self._chance = random.Random(1)
-        self._queue: Queue[Waiting] = Queue(forecast, joinable=True, slots=slots)
-        self._busy_until = [0.0] * slots
-        self._idle = set(range(slots))
+        self._scheduler: Scheduler[QueuedRequest] = Scheduler(latency_model, batchable=True, workers=workers)
+        self._busy_until = [0.0] * workers
+        self._idle = set(range(workers))
         self._running: list[tuple[float, int]] = []
 
     def run(self) -> None:
@@ -50,29 +50,29 @@ class Simulation:
 
     def _arrive(self, now: float, number: int) -> None:
         deadline = now + self._load.timeout_s(self._chance)
-        request = Waiting((0, deadline, number), now, 1, (), (), self._forecast)
+        request = QueuedRequest((0, deadline, number), now, 1, (), (), self._forecast)
         remaining_s = [max(0.0, until - now) for until in self._busy_until]
         if self._idle:
             self._start(now, self._idle.pop(), [request])
-        elif now + self._queue.answer_s(request, remaining_s) > deadline:
+        elif now + self._scheduler.answer_s(request, remaining_s) > deadline:
             self.refused += 1
         else:
-            self._queue.add(request)
+            self._scheduler.add(request)
 
     def _finish(self) -> None:
-        now, slot = heapq.heappop(self._running)
-        batch, lost = self._queue.take(now)
-        self.dropped += len(lost)
+        now, worker = heapq.heappop(self._running)
+        batch, dropped = self._scheduler.next_batch(now)
+        self.dropped += len(dropped)
         if batch:
-            self._start(now, slot, batch)
+            self._start(now, worker, batch)
         else:
-            self._idle.add(slot)
+            self._idle.add(worker)
 
-    def _start(self, now: float, slot: int, batch: list[Waiting]) -> None:
+    def _start(self, now: float, worker: int, batch: list[QueuedRequest]) -> None:
         execution_s = self._forecast.promised_s(len(batch), ()) * self._chance.choice(self._noise)
-        self._busy_until[slot] = now + self._forecast.expected_s(len(batch), ())
+        self._busy_until[worker] = now + self._forecast.expected_s(len(batch), ())
         self._forecast.observe(len(batch), (), execution_s)
-        heapq.heappush(self._running, (now + execution_s, slot))
+        heapq.heappush(self._running, (now + execution_s, worker))
         self.executions += 1
         self.rows += len(batch)
         in_time = sum(now + execution_s <= request.deadline for request in batch)

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimize.runtime.batching.batcher import Answer, Batcher, BatcherOptions, Closed, DeadlineExceeded
+from optimize.errors import ExecutionError
+from optimize.runtime.batching.batcher import Batcher
+from optimize.runtime.batching.calls import Answer
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.rejections import Closed, DeadlineExceeded
 from optimize.runtime.batching.worker import RUNS_PER_HALVING
 from tests.optimize.runtime.driving import CURVE, OPTIONS, admitted, calls, gated, until
 from tests.optimize.runtime.fakes import (
@@ -109,10 +113,11 @@ async def _an_error_fails_only_its_own_batch(error, told):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (ValueError("a bad row"), ValueError("a bad row")),
-        (SystemExit("a wish to end"), RuntimeError("the model raised SystemExit: a wish to end")),
-        (StopIteration("no more"), RuntimeError("the model raised StopIteration: no more")),
-        (asyncio.CancelledError(), RuntimeError("the model raised CancelledError")),
+        (PoisonError("a bad row"), PoisonError("a bad row")),
+        (ValueError("a bad row"), ExecutionError("the model raised ValueError: a bad row")),
+        (SystemExit("a wish to end"), ExecutionError("the model raised SystemExit: a wish to end")),
+        (StopIteration("no more"), ExecutionError("the model raised StopIteration: no more")),
+        (asyncio.CancelledError(), ExecutionError("the model raised CancelledError")),
     ],
 )
 def test_an_error_fails_only_its_own_batch_whatever_is_raised(error, told):

@@ -5,8 +5,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimize.runtime.batching.batcher import Answer, Batcher, BatcherOptions, DeadlineExceeded, QueueFull
+from optimize.runtime.batching.batcher import Batcher
+from optimize.runtime.batching.calls import Answer
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.rejections import DeadlineExceeded, QueueFull
 from tests.optimize.runtime.driving import MAX_BATCH, admitted, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
     PATIENCE_S,
@@ -108,16 +111,16 @@ _OPERATIONS = st.lists(
 )
 
 
-async def _live(operations, slots, poison):
+async def _live(operations, workers, poison):
     options = BatcherOptions(MAX_BATCH, max_queue_rows=20, default_timeout_s=1000.0, ageing_s=10.0)
-    async with gated(options, slots=slots, poison=poison) as (batcher, sessions, clock):
-        history = _History(batcher, sessions if slots > 1 else [sessions], clock, poison)
+    async with gated(options, workers=workers, poison=poison) as (batcher, sessions, clock):
+        history = _History(batcher, sessions if workers > 1 else [sessions], clock, poison)
         for name, *arguments in operations:
             await getattr(history, name)(*arguments)
             assert batcher.queued_rows <= options.max_queue_rows
         # One after the other: two executions that end at once would move the clock under each other's feet.
         while any(session.inside for session in history.sessions):
-            for index in range(slots):
+            for index in range(workers):
                 await history.finish(index)
         results = await asyncio.wait_for(asyncio.gather(*history.tasks, return_exceptions=True), PATIENCE_S)
         await batcher.drain()
@@ -126,8 +129,8 @@ async def _live(operations, slots, poison):
 
 @settings(max_examples=150, deadline=None)
 @given(_OPERATIONS, st.integers(1, 2), st.sets(st.integers(0, 20), max_size=3))
-def test_no_answer_is_lost_duplicated_or_crossed(operations, slots, poison):
-    asyncio.run(_live(operations, slots, poison))
+def test_no_answer_is_lost_duplicated_or_crossed(operations, workers, poison):
+    asyncio.run(_live(operations, workers, poison))
 
 
 async def _unread(waiting, running_s, timeout):

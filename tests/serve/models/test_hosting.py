@@ -15,7 +15,7 @@ from optimize.errors import ArtifactError, InputError
 from optimize.execution.machine import describe
 from optimize.manifest import Golden, Machine, Manifest, encode
 from optimize.registry import Registry
-from optimize.runtime.batching.batcher import Closed, QueueFull
+from optimize.runtime.batching.rejections import Closed, QueueFull
 from serve.models.hosting import QUEUED_BATCHES, QUEUED_ROWS, Hosted, Models, queued_rows
 from serve.models.refused import Refused
 from tests.published import publish, scale

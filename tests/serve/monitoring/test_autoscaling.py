@@ -37,7 +37,7 @@ def test_a_replica_reports_its_backlog_and_its_busy_share() -> None:
     async def story() -> None:
         clock = FakeClock()
         meter = LoadMeter(clock)
-        async with gated(slots=2) as (batcher, sessions, batcher_clock):
+        async with gated(workers=2) as (batcher, sessions, batcher_clock):
             hosted = [SimpleNamespace(manifest=SimpleNamespace(model="m", version=1), batcher=batcher)]
             tasks = calls(batcher, [1])
             await until(lambda: any(session.inside for session in sessions))

@@ -10,8 +10,9 @@ import pytest
 from optimize.arrays import Array, Arrays
 from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Manifest
-from optimize.runtime.batching.batcher import Batcher, BatcherOptions
+from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.options import BatcherOptions
 from serve.models.hosting import Hosted
 from serve.monitoring.health_check import Checkup
 from serve.monitoring.health_signals import FAILURES, SLOW_FOR_S

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.runtime.batching.batcher import Execution
+from optimize.runtime.batching.dispatcher import Execution
 from serve.monitoring.health_signals import FAILURES, SLOW_FOR_S, SLOW_RATIO, Ailment, Course, Signs, together
 
 PERIOD_S = 2.0

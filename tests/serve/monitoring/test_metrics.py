@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from optimize.registry import Registry
-from optimize.runtime.batching.batcher import QueueFull
+from optimize.runtime.batching.rejections import QueueFull
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve.client import codec

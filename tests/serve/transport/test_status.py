@@ -2,7 +2,7 @@ import pytest
 from grpc import StatusCode
 
 from optimize.errors import ArtifactError, InputError
-from optimize.runtime.batching import batcher
+from optimize.runtime.batching import rejections
 from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.refused import Refused
 from serve.transport import status
@@ -13,10 +13,10 @@ from serve.transport import status
     [
         (InputError("input 'x' is missing"), StatusCode.INVALID_ARGUMENT),
         (Refused(StatusCode.NOT_FOUND, "no such model"), StatusCode.NOT_FOUND),
-        (batcher.QueueFull("full", 0.25), StatusCode.RESOURCE_EXHAUSTED),
-        (batcher.DeadlineExceeded("late"), StatusCode.DEADLINE_EXCEEDED),
+        (rejections.QueueFull("full", 0.25), StatusCode.RESOURCE_EXHAUSTED),
+        (rejections.DeadlineExceeded("late"), StatusCode.DEADLINE_EXCEEDED),
         (TimeoutError(), StatusCode.DEADLINE_EXCEEDED),
-        (batcher.Closed("closed"), StatusCode.UNAVAILABLE),
+        (rejections.Closed(), StatusCode.UNAVAILABLE),
         (ArtifactError("/srv/registry/blobs is gone"), StatusCode.INTERNAL),
         (RuntimeError("/usr/lib/secret.py line 3"), StatusCode.INTERNAL),
     ],
@@ -30,7 +30,7 @@ def test_the_unforeseen_is_told_nothing_about() -> None:
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
-    found = status.of(batcher.QueueFull("full", 0.25))
+    found = status.of(rejections.QueueFull("full", 0.25))
     assert found.trailing_metadata == ((PUSHBACK_KEY, "250"),)
-    assert status.of(batcher.QueueFull("full", 0.0)).trailing_metadata == ((PUSHBACK_KEY, "1"),)
+    assert status.of(rejections.QueueFull("full", 0.0)).trailing_metadata == ((PUSHBACK_KEY, "1"),)
     assert status.of(InputError("x")).trailing_metadata == ()

@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 from optimize.manifest import CurvePoint, Signature, TensorSpec
-from optimize.runtime.batching.batcher import (
-    MARGIN,
-    WORKER_NICENESS,
-    Answer,
-    Batcher,
-    BatcherOptions,
-    DeadlineExceeded,
-    Execution,
-    QueueFull,
-)
+from optimize.runtime.batching.batcher import Batcher
+from optimize.runtime.batching.calls import Answer
 from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.dispatcher import MARGIN, Execution
+from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.rejections import DeadlineExceeded, QueueFull
+from optimize.runtime.batching.worker import WORKER_NICENESS
 from tests.optimize.runtime.driving import CURVE, MAX_BATCH, OPTIONS, admitted, calls, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
     PATIENCE_S,
@@ -65,7 +61,7 @@ def test_a_batch_is_formed_when_the_slot_is_free_and_not_before():
 
 
 async def _each_session_is_a_slot():
-    async with gated(slots=2) as (batcher, sessions, _):
+    async with gated(workers=2) as (batcher, sessions, _):
         tasks = calls(batcher, range(4))
         await until(lambda: all(session.inside for session in sessions))
         assert (batcher.running, batcher.queued_rows) == (2, 2)
@@ -144,7 +140,7 @@ def told(batcher, deadline):
 
 async def _who_need_not_be_read():
     async with gated() as (batcher, session, clock):
-        assert batcher.refusal(clock.now) is None, "an idle slot takes whoever it is"
+        assert batcher.refusal(clock.now) is None, "an idle worker takes whoever it is"
         running = calls(batcher, [0])
         await until(lambda: session.inside)
         assert batcher.refusal(2.9) is None, "nobody came to the door so far, and nobody knows"
@@ -270,7 +266,7 @@ def test_the_loop_goes_before_the_model():
 
 
 async def _work_is_spread_over_all_slots():
-    async with gated(slots=2) as (batcher, sessions, _):
+    async with gated(workers=2) as (batcher, sessions, _):
         running = calls(batcher, [0, 1])
         await until(lambda: all(session.inside for session in sessions))
         ahead = [asyncio.create_task(batcher.submit(request(n, MAX_BATCH), MAX_BATCH)) for n in (2, 3)]
@@ -278,7 +274,7 @@ async def _work_is_spread_over_all_slots():
         predicted_s = cost_s(1) + 2 * cost_s(MAX_BATCH) / 2 + cost_s(1)
         met = calls(batcher, [4], deadline=MARGIN * predicted_s, priority=1)
         await admitted()
-        assert batcher.queued_rows == 2 * MAX_BATCH + 1, "with one slot it would be refused"
+        assert batcher.queued_rows == 2 * MAX_BATCH + 1, "with one worker it would be refused"
         for session in sessions:
             session.release(10)
         await asyncio.gather(*running, *ahead)
@@ -297,7 +293,7 @@ async def _a_deadline_that_ends_in_the_queue():
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"not run within the 0\.020 s"):
             await batcher.submit(request(2), 1, deadline=start + 0.02)
-        assert time.monotonic() - start < 5.0, "it is told at its deadline, not when the slot is free"
+        assert time.monotonic() - start < 5.0, "it is told at its deadline, not when the worker is free"
         assert batcher.queued_rows == 0, "its place is free at once"
         session.release()
         await asyncio.gather(*running)
@@ -472,8 +468,8 @@ def test_under_overload_the_accepted_meet_their_deadline_and_the_rest_is_refused
 
 def test_it_tells_what_is_executing_and_tallies_what_was():
     async def story():
-        async with gated(slots=2) as (batcher, sessions, clock):
-            assert batcher.slots == 2
+        async with gated(workers=2) as (batcher, sessions, clock):
+            assert batcher.workers == 2
             assert batcher.executing() == []
             tasks = calls(batcher, [1])
             await until(lambda: any(session.inside for session in sessions))

@@ -6,41 +6,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.runtime.batching.retry_after import Appointments
+from optimize.runtime.batching.retry_after import RetryAfter
 
 SPREAD_S = 10.0
 times_s = st.floats(0.001, 100.0)
 
 
 def test_one_after_the_other() -> None:
-    appointments = Appointments(SPREAD_S)
-    assert [appointments.after_s(0.0, 2.0, takes_s) for takes_s in (0.5, 0.25, 0.5)] == [2.0, 2.5, 2.75]
+    retry_after = RetryAfter(SPREAD_S)
+    assert [retry_after.next_s(0.0, 2.0, takes_s) for takes_s in (0.5, 0.25, 0.5)] == [2.0, 2.5, 2.75]
 
 
 def test_what_has_passed_is_forgotten() -> None:
-    appointments = Appointments(SPREAD_S)
-    appointments.after_s(0.0, 2.0, 3.0)
-    assert appointments.after_s(50.0, 2.0, 3.0) == 2.0
+    retry_after = RetryAfter(SPREAD_S)
+    retry_after.next_s(0.0, 2.0, 3.0)
+    assert retry_after.next_s(50.0, 2.0, 3.0) == 2.0
 
 
 def test_they_begin_again_where_the_last_would_be_too_late() -> None:
-    appointments = Appointments(SPREAD_S)
-    assert [appointments.after_s(0.0, 2.0, 6.0) for _ in range(4)] == [2.0, 8.0, 2.0, 8.0]
+    retry_after = RetryAfter(SPREAD_S)
+    assert [retry_after.next_s(0.0, 2.0, 6.0) for _ in range(4)] == [2.0, 8.0, 2.0, 8.0]
 
 
 @given(st.lists(st.tuples(times_s, times_s, times_s), min_size=1))
 def test_none_before_the_queue_is_drained_nor_later_than_the_spread(asked: list[tuple[float, float, float]]) -> None:
-    appointments, now = Appointments(SPREAD_S), 0.0
+    retry_after, now = RetryAfter(SPREAD_S), 0.0
     for passed_s, drained_s, takes_s in asked:
         now += passed_s
-        after_s = appointments.after_s(now, drained_s, takes_s)
+        after_s = retry_after.next_s(now, drained_s, takes_s)
         assert drained_s <= after_s + 1e-9
         assert after_s <= drained_s + SPREAD_S + 1e-9
 
 
 def burst(callers: int, room: int, takes_s: float, spread_s: float) -> tuple[float, int]:
     """Seconds until all who come at once are answered by a queue with so much room, and how often one of them was refused."""
-    appointments = Appointments(spread_s)
+    retry_after = RetryAfter(spread_s)
     coming = [(0.0, caller) for caller in range(callers)]
     heapq.heapify(coming)
     free_at, refusals = 0.0, 0
@@ -51,7 +51,7 @@ def burst(callers: int, room: int, takes_s: float, spread_s: float) -> tuple[flo
             free_at = max(free_at, now) + takes_s
         else:
             refusals += 1
-            heapq.heappush(coming, (now + appointments.after_s(now, drained_s, takes_s), caller))
+            heapq.heappush(coming, (now + retry_after.next_s(now, drained_s, takes_s), caller))
     return free_at, refusals
 
 
