@@ -1,7 +1,5 @@
 """What became of each call, as arrays and as an .npz file of the same names."""
 
-import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.arrivals import Seconds
+from optimize.execution import atomic
 
 OK = 0
 NO_ANSWER = -1
@@ -105,7 +104,7 @@ def save(path: Path, calls: Calls) -> None:
     """Write an .npz that appears whole or not at all."""
     buffer = BytesIO()
     np.savez(buffer, **{field.name: getattr(calls, field.name) for field in fields(Calls)})
-    write_whole(path, buffer.getvalue())
+    atomic.write(path, buffer.getvalue())
 
 
 def load(path: Path) -> Calls:
@@ -113,16 +112,3 @@ def load(path: Path) -> Calls:
     with np.load(path) as archive:
         arrays: dict[str, Any] = {field.name: archive[field.name] for field in fields(Calls)}
     return Calls(**arrays)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole, by atomic rename, or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from loadtest import payloads, plan, report, results, service, verdict
 from loadtest.arrivals import Arrivals, Seconds, schedule
 from optimize.budgets import ModelBudgets
 from optimize.errors import Exit, ProveserveError, UserError
+from optimize.execution import atomic
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 from serve.client.connection import Connection
 
@@ -89,8 +90,8 @@ def run(settings: Settings, progress: Progress = lambda _: None) -> report.Repor
         plan.plan(settings.connection, settings.timeout_s, _schedule(settings, rng), requests), settings, progress
     )
     found = _judge(settings, calls, started, len(requests))
-    results.write_whole(settings.report_dir / MARKDOWN_FILE, report.markdown(found).encode() + b"\n")
-    results.write_whole(settings.report_dir / JSON_FILE, report.to_json(found))
+    atomic.write(settings.report_dir / MARKDOWN_FILE, report.markdown(found).encode() + b"\n")
+    atomic.write(settings.report_dir / JSON_FILE, report.to_json(found))
     return found
 
 
@@ -137,7 +138,7 @@ def _offer(offered: plan.Plan, settings: Settings, progress: Progress) -> result
         folder = Path(name)
         plan.save(folder / plan.PLAN_FILE, offered)
         _generate(folder, settings.connection.token, settings.end_s + settings.timeout_s + _START_AND_END_S, progress)
-        results.write_whole(settings.report_dir / plan.CALLS_FILE, (folder / plan.CALLS_FILE).read_bytes())
+        atomic.write(settings.report_dir / plan.CALLS_FILE, (folder / plan.CALLS_FILE).read_bytes())
         return results.load(folder / plan.CALLS_FILE)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from s3fs import S3FileSystem
 
 from optimize.errors import ProveserveError, UserError
-from optimize.execution.atomic import beside
+from optimize.execution import atomic
 from optimize.manifest import Blob, digest_of
 from optimize.registry.s3_errors import code_of, is_absent, told
 from optimize.registry.store import Entry, blob_key, damaged, missing
@@ -167,7 +167,7 @@ class Bucket:
         cached = self._blobs / blob.digest
         if cached.exists() and digest_of(cached) == blob.digest:
             return cached
-        with beside(cached) as temporary:
+        with atomic.reported(cached), atomic.replacing(cached) as temporary:
             with told(self._url):
                 try:
                     self._files.get_file(self.at(blob_key(blob.digest)), str(temporary))
@@ -178,7 +178,6 @@ class Bucket:
             found = digest_of(temporary)
             if found != blob.digest:
                 raise damaged(blob, found)
-            temporary.replace(cached)
         return cached
 
     def _key(self, key: str) -> str:

@@ -1,13 +1,13 @@
 """A registry in a local folder.
 
-A file is written beside its place, flushed, and renamed; one that only one writer may make is linked into its place.
+A file is written next to its place and renamed; one that only one writer may make is linked into its place.
 """
 
 import os
 import shutil
 from pathlib import Path
 
-from optimize.execution.atomic import beside, flush, write
+from optimize.execution import atomic
 from optimize.manifest import Blob, digest_of
 from optimize.registry.store import Entry, blob_key, damaged, missing
 
@@ -28,7 +28,7 @@ class Folder:
 
     @property
     def scratch(self) -> Path:
-        """A folder in the registry's own, so that it moves and goes with it."""
+        """A folder inside the registry, so that both are moved and deleted together."""
         return self._root / _SCRATCH
 
     def at(self, key: str) -> str:
@@ -41,8 +41,8 @@ class Folder:
         Raises:
             ArtifactError: It cannot.
         """
-        with beside(self._root / "models") as temporary:
-            temporary.touch()
+        with atomic.reported(self._root / "models"):
+            atomic.check_writable(self._root)
 
     def read(self, key: str) -> bytes | None:
         """The bytes of a file, or None."""
@@ -52,27 +52,26 @@ class Folder:
             return None
 
     def write(self, key: str, data: bytes) -> None:
-        """Let a file have these bytes.
+        """Give a file these bytes.
 
         Raises:
             ArtifactError: The disk is full, or the folder cannot be written.
         """
         target = self._root / key
-        with beside(target) as temporary:
-            write(temporary, data)
-            temporary.replace(target)
+        with atomic.reported(target):
+            atomic.write(target, data)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Let a file appear, or return False where there is one.
+        """Create a file, or return False where there is one.
 
         Raises:
             ArtifactError: The disk is full, or the folder cannot be written.
         """
         target = self._root / key
-        with beside(target) as temporary:
-            write(temporary, data)
+        with atomic.reported(target):
             try:
-                os.link(temporary, target)
+                with atomic.creating(target) as temporary:
+                    temporary.write_bytes(data)
             except FileExistsError:
                 return False
         return True
@@ -95,18 +94,15 @@ class Folder:
         (self._root / key).unlink(missing_ok=True)
 
     def put(self, path: Path, digest: str) -> None:
-        """Keep a copy of a file; one that is there already and whole is left alone, but for its time.
+        """Keep a copy of a file; where there is a whole one already, only its time is renewed.
 
         Raises:
             ArtifactError: The disk is full, or the folder cannot be written.
         """
         target = self._root / blob_key(digest)
         if not target.exists() or digest_of(target) != digest:
-            with path.open("rb") as source, beside(target) as temporary:
-                with temporary.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK_BYTES)
-                    flush(sink.fileno())
-                temporary.replace(target)
+            with atomic.reported(target), atomic.replacing(target) as temporary:
+                _copy(path, temporary)
         target.touch()
 
     def fetch(self, blob: Blob) -> Path:
@@ -122,3 +118,8 @@ class Folder:
         if found != blob.digest:
             raise damaged(blob, found)
         return path
+
+
+def _copy(path: Path, target: Path) -> None:
+    with path.open("rb") as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, _CHUNK_BYTES)

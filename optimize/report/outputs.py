@@ -10,7 +10,7 @@ from msgspec import Struct
 from optimize import budgets as budgeting
 from optimize import report
 from optimize.errors import ArtifactError, Exit, UserError
-from optimize.execution.atomic import beside
+from optimize.execution import atomic
 from optimize.manifest import Manifest, Result, Winner
 from optimize.registry import Registry, location
 from optimize.report import Served
@@ -80,9 +80,8 @@ def write(findings: Findings, folder: Path, formats: Sequence[Format] = FORMATS)
         target = folder / f"report.{kind}"
         text = _text(findings, kind)
         try:
-            with beside(target) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(target)
+            with atomic.reported(target):
+                atomic.write(target, text.encode())
         except ArtifactError as error:
             raise UserError(f"{error}, or name another folder") from None
         written.append(target)

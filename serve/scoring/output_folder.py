@@ -4,12 +4,11 @@
     _job.json               what identifies the job; locked while it runs
     _SUCCESS                the summary, once every part is there
 
-A file is written beside its place, flushed, and linked into place. A killed job leaves at most stray temporary files, which readers of
-Parquet folders pass over and the next run removes.
+A file is written next to its place and linked there. A killed job leaves at most stray temporary files, which readers of Parquet
+folders pass over and the next run removes.
 """
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,14 +20,13 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from optimize.errors import ProveserveError, UserError
+from optimize.execution.atomic import TEMPORARY_PREFIX, creating
 from serve.scoring.input_file import Source
 from serve.scoring.partition import Task
 
 JOB_FILE = "_job.json"
 SUCCESS_FILE = "_SUCCESS"
 JOB_SCHEMA: Final = 1
-
-_TEMPORARY_PREFIX = ".tmp-"
 
 
 class Job(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +83,7 @@ def check_free(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, wanted a folder; name another one with --output")
-    if folder.is_dir() and any(not entry.name.startswith(_TEMPORARY_PREFIX) for entry in folder.iterdir()):
+    if folder.is_dir() and any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in folder.iterdir()):
         fix = "go on with its job by --resume, or " if (folder / JOB_FILE).exists() else ""
         raise UserError(f"{folder}: is not empty, wanted an empty or a new folder; {fix}name another one with --output")
 
@@ -130,7 +128,7 @@ class Folder:
         What a worker was writing when it was killed goes before.
         """
         _sweep(self.path)
-        with suppress(FileExistsError), _appearing(self.path / SUCCESS_FILE) as temporary:
+        with suppress(FileExistsError), creating(self.path / SUCCESS_FILE) as temporary:
             temporary.write_bytes(_json(summary))
 
 
@@ -154,7 +152,7 @@ def held(path: Path, job: Job) -> Iterator[Folder]:
 def _begin(path: Path, job: Job) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with _appearing(path / JOB_FILE) as temporary:
+        with creating(path / JOB_FILE) as temporary:
             temporary.write_bytes(_json(job))
     except FileExistsError:
         return  # begun before; who holds it is for the lock to say
@@ -173,7 +171,7 @@ def _lock(record: IO[bytes], path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    for stray in path.glob(f"{_TEMPORARY_PREFIX}*"):
+    for stray in path.glob(f"{TEMPORARY_PREFIX}*"):
         stray.unlink(missing_ok=True)
 
 
@@ -190,7 +188,7 @@ def write_part(folder: Path, task: Task, table: pa.Table) -> None:
     """
     path = part_path(folder, task)
     try:
-        with _appearing(path) as temporary:
+        with creating(path) as temporary:
             # Scores hardly repeat: looking for a dictionary takes four times as long as writing them.
             pq.write_table(table, temporary, row_group_size=max(table.num_rows, 1), use_dictionary=False)
     except FileExistsError:
@@ -209,23 +207,6 @@ def _check_part(path: Path, task: Task) -> None:
     if rows != task.rows:
         found = "is no Parquet file" if rows < 0 else f"holds {rows} rows"
         raise UserError(f"{path}: {found}, wanted the {task.rows} rows of its task; remove it, and go on with --resume")
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written to it appears there at the end, unless something stands there.
-
-    Raises:
-        FileExistsError: `path` is there already; it is left as it is.
-    """
-    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _json(record: Struct) -> bytes:

@@ -59,10 +59,3 @@ def test_answers_are_counted_by_the_version_that_gave_them():
         some.said,
     )
     assert mixed.by_version() == {"2": 2, "1": 1}
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path):
-    (tmp_path / "there").mkdir()
-    with pytest.raises(OSError, match="there"):
-        results.write_whole(tmp_path / "there", b"text")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["there"]

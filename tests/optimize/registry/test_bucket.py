@@ -91,9 +91,9 @@ def test_refused_download_leaves_nothing_in_the_cache(registry: Registry, tmp_pa
     assert cached(tmp_path) == []
 
 
-def test_cache_that_cannot_be_written_is_told(registry: Registry, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written_is_reported(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(ArtifactError, match="cannot be written: Not a directory; make room or mend the permissions"):
+    with pytest.raises(ArtifactError, match="cannot be written: Not a directory; make room or fix the permissions"):
         registry.model_file(registry.load("identity"))
 
 

@@ -146,7 +146,7 @@ def test_half_written_report_never_takes_the_place_of_a_whole_one(
             file.write("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="No space left on device"):
         outputs.write(Findings((results.broken(),)), tmp_path, ("md",))
     assert path.read_text() == whole

@@ -56,7 +56,7 @@ def test_a_batch_keeps_every_promise(requests, now, batchable):
     batch, dropped = scheduled.next_batch(now)
     left = list(scheduled)
 
-    assert sorted([*batch, *dropped, *left], key=id) == sorted(requests, key=id), "none dropped or duplicated"
+    assert sorted([*batch, *dropped, *left], key=id) == sorted(requests, key=id), "none lost or duplicated"
     assert scheduled.rows == sum(request.rows for request in left)
     assert len(scheduled) == len(left)
     if not batch:
