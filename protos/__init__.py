@@ -1,1 +1,1 @@
-"""Wire formats and their generated stubs; ``python -m protos.generate`` writes the stubs again after a change."""
+"""Wire formats and their generated stubs; run ``python -m protos.generate`` after a change."""

@@ -1,5 +1,5 @@
-"""Is it still right? Answers of source and candidate to the same samples, and what their difference proves.
+"""Is it still right? The answers of source and candidate to the same samples, and what their difference shows.
 
-answers   run one model_ref over a split once; every metric reads the stored answers
-accuracy  hold drop and agreement against their budgets
+answers   run one model over a split once; every metric reads the stored answers
+accuracy  the drop and the agreement on one split, as findings
 """

@@ -1,15 +1,16 @@
 """Score a Parquet file with a published model: `optimize score`.
 
-plan      how the rows are cut into tasks
-columns   Parquet columns -> the tensors of a slice of rows
-batches   which rows share an execution
-answers   what the model answered -> Parquet columns
-source    the input file: what it holds, read slice by slice
-folder    the output folder: its job, its parts
-worker    one open model that scores tasks
-cluster   a local Ray that lives as long as the job
-pool      tasks over workers, and again over others where a worker died
-progress  a bar on a terminal, plain lines elsewhere
-job       the story, in order
-cli       `optimize score`
+cli            the command
+job            the whole job, in order
+input_file     the input: its columns, and its rows slice by slice
+partition      how the rows are cut into tasks
+output_folder  the output: what the job is, and its parts
+local_ray      a local Ray that lives as long as the job
+pool           tasks over workers, and again over others where a worker died
+worker         one open model that scores tasks
+columns        Parquet columns to the tensors of a slice of rows
+raw_columns    the same from raw columns, by the version's own code
+batches        which rows share an execution
+answers        the model's answers to Parquet columns
+progress       a bar on a terminal, plain lines elsewhere
 """

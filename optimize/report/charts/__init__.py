@@ -1,11 +1,11 @@
 """The charts of one model's report.
 
-figure          what every chart is: a Vega-Lite specification, a caption, words for who cannot see it; drawn as SVG
-placing         scales in pixels, and labels that do not cover one another
-pareto          what each candidate loses in accuracy for its latency
-distributions   the latencies of single calls, a row per candidate
-amounts         one measured quantity, a bar per candidate
-batches         latency per batch size
+figure         what every chart is: a Vega-Lite specification, a caption, a description for screen readers; drawn as SVG
+placing        scales in pixels, and labels that do not cover each other
+pareto         what each candidate loses in accuracy for its latency
+distributions  the latencies of single calls, one row per candidate
+amounts        one measured quantity, one bar per candidate
+batches        latency per batch size
 """
 
 from optimize.budgets import limits
