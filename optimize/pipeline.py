@@ -15,7 +15,8 @@ from optimize.errors import ArtifactError, CandidateError, Exit, ProveserveError
 from optimize.execution.cache import Cache, key_of
 from optimize.execution.environment import Environment, here
 from optimize.execution.isolation import DEFAULT_TIMEOUT_S
-from optimize.execution.stage_runner import Progress, Silent, StageRunner, stored
+from optimize.execution.progress import Progress, Silent
+from optimize.execution.stage_runner import StageRunner, stored
 from optimize.manifest import (
     Artifact,
     CandidateResult,

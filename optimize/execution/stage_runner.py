@@ -5,10 +5,9 @@ export in which nothing changed measures nothing again.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -17,31 +16,11 @@ from optimize.errors import ArtifactError, CandidateError, ProcessError
 from optimize.execution.cache import Cache, key_of
 from optimize.execution.environment import Clock
 from optimize.execution.isolation import Isolated
+from optimize.execution.progress import Progress, Silent
 from optimize.manifest import Machine, StageTime
 
 T = TypeVar("T")
 _ANSWERS = "answers.npz"
-
-
-class Progress(Protocol):
-    """Where the steps of a run are shown."""
-
-    def step(self, model: str, text: str) -> AbstractContextManager[object]:
-        """One step that takes a while."""
-
-    def note(self, model: str, text: str) -> None:
-        """One line that stays."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def step(self, model: str, text: str) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Ignore the step."""
-        return nullcontext()
-
-    def note(self, model: str, text: str) -> None:
-        """Ignore the line."""
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
