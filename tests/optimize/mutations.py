@@ -132,10 +132,15 @@ KEYS = [
     Mutation(
         "the rows of a screened call change nothing",
         "tournament/trials.py",
-        "depends = (candidate.depends, tournament.source.data_digest, tournament.signature, tournament.runner.budgets.latency.batch)",
-        "depends = (candidate.depends, tournament.source.data_digest, tournament.signature)",
+        "            tournament.signature,\n            tournament.runner.budgets.latency.batch,\n        )",
+        "            tournament.signature,\n        )",
     ),
-    Mutation("the p99 of a load test changes nothing", "tournament/finals.py", "rows, qps, limit_ms)", "rows, qps)"),
+    Mutation(
+        "the p99 of a load test changes nothing",
+        "tournament/finals.py",
+        "        qps,\n        limit_ms,\n",
+        "        qps,\n",
+    ),
     Mutation(
         "the batch of a time_interleaved changes nothing",
         "tournament/finals.py",
@@ -157,8 +162,8 @@ KEYS = [
     Mutation(
         "other code of preprocess is not taken",
         "pipeline.py",
-        "parts = (budgets.preprocess, reading.source_digest, reading.data_digest)",
-        "parts = (budgets.preprocess, reading.data_digest)",
+        "parts = (budgets.preprocess, source.source_digest, source.data_digest)",
+        "parts = (budgets.preprocess, source.data_digest)",
     ),
 ]
 
