@@ -13,6 +13,7 @@ import pytest
 
 from optimize import pipeline
 from optimize.manifest import Machine
+from optimize.project import read
 from optimize.registry import Registry
 from optimize.report import outputs
 from optimize.report.outputs import Findings
@@ -38,9 +39,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("project")
     budget = Path(shutil.copy(GOLDEN / "budgets.toml", folder))
     stages = FakeStages(CANDIDATES, noise=0.004)
-    results = pipeline.export(budget, pipeline.Options(), environment=stages.environment())
+    results = pipeline.export(read(budget), pipeline.Options(), environment=stages.environment())
     elsewhere = stages.environment(machine=Machine("Other CPU", 4, 16000, ()))
-    judged = pipeline.validate(budget, pipeline.Options(("rich", "plain")), None, environment=elsewhere)
+    judged = pipeline.validate(read(budget), pipeline.Options(("rich", "plain")), None, environment=elsewhere)
     registry = Registry(folder / "artifacts")
     outputs.write(outputs.collect(budget), folder, ("json", "md"))
     texts = {
