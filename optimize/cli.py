@@ -25,6 +25,8 @@ _COMMANDS_ABOVE = {
     "score": "serve.scoring.cli:score",
     "loadtest": "loadtest.cli:loadtest",
 }
+# What a serving process imports, so that it counts as the memory that a candidate needs.
+_SERVING_MODULES = ("ray", "grpc", "serve.rayserve.deployment")
 
 app = typer.Typer(
     name="optimize",
@@ -104,19 +106,19 @@ def export(
     ] = None,
 ) -> Exit:
     """Build cheaper variants, measure each against its budgets, and publish the winner."""
-    from optimize import pipeline, report  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
+    from optimize import pipeline, project, report  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
     from optimize.execution.progress import shown  # noqa: PLC0415
     from optimize.report import outputs  # noqa: PLC0415
     from optimize.tournament import choice  # noqa: PLC0415
 
     if quick and build_only:
         raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
-    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout)
-    registry = outputs.registry_of(budget)  # the file may be edited while an export runs
-    results = pipeline.export(budget, options, shown())
+    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout, serving_modules=_SERVING_MODULES)
+    exported = project.read(budget)
+    results = pipeline.export(exported, options, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
-    findings = outputs.of_run(registry, results)
+    findings = outputs.of_run(exported.registry, results)
     if as_json:
         typer.echo(outputs.document(findings))
     for path in outputs.write(findings, report_to) if report_to else ():
@@ -133,17 +135,18 @@ def validate(
     as_json: JsonOption = False,
 ) -> Exit:
     """Judge a published version again, on this machine."""
-    from optimize import pipeline, report  # noqa: PLC0415
+    from optimize import pipeline, project, report  # noqa: PLC0415
     from optimize.execution.progress import shown  # noqa: PLC0415
     from optimize.report import outputs  # noqa: PLC0415
     from optimize.tournament import choice  # noqa: PLC0415
 
-    registry = outputs.registry_of(budget)
-    results = pipeline.validate(budget, pipeline.Options(tuple(model or ())), version, shown())
+    validated = project.read(budget)
+    options = pipeline.Options(tuple(model or ()), serving_modules=_SERVING_MODULES)
+    results = pipeline.validate(validated, options, version, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)
     if as_json:
-        typer.echo(outputs.document(outputs.of_run(registry, results)))
+        typer.echo(outputs.document(outputs.of_run(validated.registry, results)))
     return choice.worst(result.exit for result in results)
 
 

@@ -1,12 +1,10 @@
-"""What was computed before, named by everything it depends on.
+"""Results of earlier runs, by their keys (:mod:`optimize.execution.keys`).
 
-Two kinds of entries stand side by side: folders of built files, keyed by source, configuration and tool versions; and measured
-records, keyed by the machine as well. An entry appears whole or not at all, so a killed export repeats at most what was in flight.
-What no run used for long can be swept away: an entry is as old as its last use.
+There are two kinds of entries: folders of files, and records. An entry appears whole or not at all, so a killed export repeats at most
+what was in flight. Entries that no run used for a long time can be deleted: an entry is as old as its last use.
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,23 +18,16 @@ import msgspec
 T = TypeVar("T")
 
 UNUSED_DAYS = 30
-"""Entries that nobody used for so long are swept away."""
-
-
-def key_of(*parts: object) -> str:
-    """SHA-256 over the canonical JSON of the parts (records, numbers, strings, lists, dicts)."""
-    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+"""Entries that no run used for this long can be deleted."""
 
 
 class Cache:
-    """Entries below one folder. With `reuse` off nothing is read from earlier runs, and what is computed replaces it."""
+    """Entries below one folder. With `reuse` off, entries of earlier runs are not read but replaced."""
 
     def __init__(self, root: Path, *, reuse: bool = True) -> None:
         self.root = root
         self._reuse = reuse
         self._fresh: set[str] = set()
-        self.hits: list[str] = []
-        self.misses: list[str] = []
 
     def folder(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         """The folder of that key; `build` fills a temporary one, which takes its place when it is complete."""
@@ -76,14 +67,11 @@ class Cache:
         return value
 
     def _holds(self, kind: str, key: str, target: Path) -> bool:
-        entry = f"{kind}/{key}"
-        held = (self._reuse or entry in self._fresh) and _used(target)
-        (self.hits if held else self.misses).append(entry)
-        return held
+        return (self._reuse or f"{kind}/{key}" in self._fresh) and _used(target)
 
 
 def _used(target: Path) -> bool:
-    """Whether an entry is there; it is used now, then."""
+    """Whether an entry exists; if so, mark it as used now."""
     try:
         os.utime(target)
     except FileNotFoundError:
@@ -92,10 +80,7 @@ def _used(target: Path) -> bool:
 
 
 def sweep(root: Path, *, unused_s: float) -> tuple[int, int]:
-    """Delete the entries that no run used for so long, those that a killed run left unfinished included.
-
-    Returns how many they were, and their bytes.
-    """
+    """Delete the entries that no run used for that long, and what killed runs left unfinished; return their number and bytes."""
     latest = time.time() - unused_s
     swept = size_bytes = 0
     for entry in root.glob("*/*"):
@@ -118,4 +103,4 @@ def _settle(temporary: Path, target: Path) -> None:
     except OSError:
         if not target.exists():
             raise
-        # Another run has built the same entry meanwhile: one is as good as the other.
+        # Another run has built the same entry meanwhile, and either will do.

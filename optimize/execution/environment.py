@@ -1,6 +1,6 @@
-"""Where an export runs: what starts its stages, what the machine is and holds, and what time it is.
+"""Where an export runs: what starts its stages, the machine and its tools, and the time.
 
-All that an export takes from the world outside its files comes from here, so that a test can put a world of its own in its place.
+All that an export takes from outside its files comes from here, so that a test can replace it.
 """
 
 import time
@@ -22,7 +22,7 @@ class Clock:
         return datetime.now(UTC)
 
     def elapsed_s(self) -> float:
-        """Seconds since some moment in the past, which never run backwards."""
+        """Seconds since some moment in the past; never goes backwards."""
         return time.monotonic()
 
 
@@ -38,6 +38,6 @@ class Environment:
 
 
 def here(timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: float | None = None) -> Environment:
-    """The machine that this runs on, with limits for every stage."""
+    """The machine that runs this, with limits for every stage."""
     providers = tuple(onnxruntime.get_available_providers())
     return Environment(Isolated(timeout_s, memory_mb), describe(), tools(), providers)

@@ -2,11 +2,33 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 from rich.console import Console
 
 _QUIET_BELOW_S = 0.5
+
+
+class Progress(Protocol):
+    """Where the steps of a run are shown."""
+
+    def step(self, model: str, text: str) -> AbstractContextManager[object]:
+        """One step that takes a while."""
+
+    def note(self, model: str, text: str) -> None:
+        """One line that stays."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def step(self, model: str, text: str) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Ignore the step."""
+        return nullcontext()
+
+    def note(self, model: str, text: str) -> None:
+        """Ignore the line."""
 
 
 class Steps:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from optimize.errors import SourceError
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.source import samples as sampling
@@ -30,11 +29,9 @@ class LatencyRun(Struct, frozen=True):
     unstable: bool
 
 
-def measure_end_to_end(model_ref: ModelRef, raw: Path, calls: int) -> LatencyRun:
-    """Time `calls` calls from raw columns to answers: the model's `preprocess`, then the model."""
-    if model_ref.budgets.preprocess is None:
-        raise SourceError("no `preprocess` is declared; end-to-end latency is measured from raw columns")
-    preprocess = Preprocess(model_ref.budgets.preprocess, model_ref.base)
+def measure_end_to_end(model_ref: ModelRef, spec: str, base: Path, raw: Path, calls: int) -> LatencyRun:
+    """Time `calls` calls from raw columns to answers: the callable `spec` of the code in `base`, then the model."""
+    preprocess = Preprocess(spec, base)
     with opened(model_ref) as session:
         rotation = cycle(sampling.read(raw))
 

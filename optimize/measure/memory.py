@@ -1,4 +1,4 @@
-"""Peak resident memory of a process that serves an artefact, told apart into imports, loading and running."""
+"""Peak resident memory of a process that serves an artefact, after imports, after loading, and while running."""
 
 import importlib
 import time
@@ -13,8 +13,6 @@ from optimize.manifest import Signature
 from optimize.measure.workload import requests
 from optimize.source.model_ref import ModelRef, opened
 
-# By import string, since the package that serves stands above this one.
-_SERVING = ("ray", "grpc", "serve.rayserve.deployment")
 # Inputs count as memory of the process, so few of them are kept.
 _DIFFERENT = 2
 _STILL_CALLS = 10
@@ -30,12 +28,12 @@ class Peak(Struct, frozen=True):
     peak_mb: float
 
 
-def measure(model_ref: ModelRef, signature: Signature, split: Path) -> Peak:
-    """Import what serving imports, load the artefact, and call it at the largest shape until the mark stands still.
+def measure(model_ref: ModelRef, signature: Signature, split: Path, modules: tuple[str, ...]) -> Peak:
+    """Import the modules that serving imports, load the artefact, and call it at the largest shape until the peak is stable.
 
-    Call this in a fresh process with a split of few rows: the mark never falls, and whatever was read counts.
+    Call this in a fresh process with a split of few rows: the peak never falls, and everything that was read counts.
     """
-    for module in _SERVING:
+    for module in modules:
         importlib.import_module(module)
     imports_mb = _high_water_mb()
     sizes = {name: dim.max for name, dim in signature.dims.items()} | {BATCH: signature.max_batch}
@@ -54,7 +52,7 @@ def measure(model_ref: ModelRef, signature: Signature, split: Path) -> Peak:
 
 
 def _high_water_mb() -> float:
-    """VmHWM, which starts anew in a new process; ru_maxrss is inherited from the parent by a fork."""
+    """VmHWM, which a new process starts at zero; ru_maxrss would include the parent's peak before the fork."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6

@@ -50,15 +50,6 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
     return Findings(results, stale, absent, _served(registry, results))
 
 
-def registry_of(budgets_path: Path) -> Registry:
-    """The registry that a budgets file names.
-
-    Raises:
-        UserError: The budgets file cannot be used.
-    """
-    return Registry(location(budgets_path, budgeting.load(budgets_path)))
-
-
 def of_run(registry: Registry, results: Sequence[Result]) -> Findings:
     """The results of a run that has just ended."""
     return Findings(tuple(results), served=_served(registry, results))

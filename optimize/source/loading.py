@@ -31,13 +31,17 @@ _PART_SEED = 20_240_102
 
 
 class Source(Struct, frozen=True):
-    """What was read of a model: digests of the source, of the samples and of a metric of the user's own, and samples per split."""
+    """What was read of a model: its samples per split, and digests of the source, of the samples, and of the user's own code.
+
+    The digest of the code for `accuracy.metric` or `preprocess` is empty where there is none.
+    """
 
     source_digest: str
     data_digest: str
     rows: dict[str, int]
     runtime: str
     metric_digest: str
+    preprocess_digest: str
 
 
 def read(budgets: ModelBudgets, base: Path, folder: Path) -> Source:
@@ -71,7 +75,8 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Source:
     }
     # Digests of code come last: by now everything that the factory, the samples and the metric import has been imported.
     metric = _metric_digest(budgets, base)
-    return Source(digest(), sampling.digest(splits), rows, runtime, metric)
+    code = "" if budgets.preprocess is None else code_digest(base)
+    return Source(digest(), sampling.digest(splits), rows, runtime, metric, code)
 
 
 def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:

@@ -13,17 +13,33 @@ from optimize.source.model import is_onnx, load_torch
 
 
 class ModelRef(Struct, frozen=True):
-    """An artefact (where `path` is given) or the source model, and how it is opened."""
+    """An artefact (where `path` is given) or the source model, how it is opened, and the digest of what it holds.
+
+    Only the source is loaded by its budgets: by `source`, `inputs` and `outputs`.
+    """
 
     budgets: ModelBudgets
     base: Path
     options: SessionOptions
     path: Path | None = None
+    digest: str = ""
+
+    @property
+    def cache_key(self) -> object:
+        """All that decides what it answers.
+
+        Raises:
+            TypeError: It has no digest.
+        """
+        if not self.digest:
+            raise TypeError(f"{self!r} cannot be part of a cache key without a digest")
+        budgets = self.budgets
+        return self.digest, self.options, None if self.path else (budgets.source, budgets.inputs, budgets.outputs)
 
 
 @contextmanager
 def opened(model_ref: ModelRef) -> Iterator[Session]:
-    """Open a model_ref; artefacts and ONNX sources go through the session that serves them."""
+    """Open a model; artefacts and ONNX sources go through the session that serves them."""
     path = model_ref.path or (model_ref.base / model_ref.budgets.source if is_onnx(model_ref.budgets) else None)
     if path is None:
         yield load_torch(model_ref.budgets, model_ref.base, model_ref.options.threads)
@@ -34,7 +50,7 @@ def opened(model_ref: ModelRef) -> Iterator[Session]:
 
 @contextmanager
 def opened_instances(model_ref: ModelRef, count: int) -> Iterator[Sequence[Session]]:
-    """An artefact's sessions as serving opens them, so many at once; the source model is not served, and runs alone."""
+    """`count` sessions of an artefact, as serving opens them; the source model is not served, and has one."""
     if model_ref.path is None:
         with opened(model_ref) as session:
             yield [session]

@@ -1,6 +1,6 @@
 """Pure: which candidate wins, or why none does.
 
-Qualify by every budget first; only then does the objective choose.
+A candidate has to meet every budget first; only then does the objective choose.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ MIN_GAIN = 0.03
 """How much better a candidate must be to beat a simpler one."""
 
 _SIMPLEST_FIRST = ("fp32", "fp16", "int8-dynamic", "int8-static")
-# Objectives that are read off a measurement of their own; the others are decided by timing two candidates side by side.
+# Objectives that have a measurement; the others are decided by timing two candidates side by side.
 _MEASURED = {"memory": "memory.peak_mb", "size": "size.mb", "cost": "cost.per_million"}
 _SEVERITY = (Exit.USAGE, Exit.BROKEN, Exit.OVER_BUDGET, Exit.INCONCLUSIVE, Exit.OK)
 
@@ -24,7 +24,7 @@ _SEVERITY = (Exit.USAGE, Exit.BROKEN, Exit.OVER_BUDGET, Exit.INCONCLUSIVE, Exit.
 def judged(budgets: ModelBudgets, candidate: CandidateResult, still_to_come: tuple[str, ...] = ()) -> CandidateResult:
     """The candidate with the status that its verdicts give it: a budget that was not measured is never met.
 
-    `still_to_come` names sections whose measurement follows the choice among those that qualify so far.
+    `still_to_come` names sections that are measured only after the choice among those that qualify so far.
     """
     declared = [limit for limit in limits(budgets) if limit.key.split(".")[0] not in still_to_come]
     by_key = {verdict.budget: verdict for verdict in candidate.verdicts}
@@ -39,10 +39,10 @@ def judged(budgets: ModelBudgets, candidate: CandidateResult, still_to_come: tup
     return _with(candidate, "qualified", "keeps every budget")
 
 
-def beaten(budgets: ModelBudgets, candidate: CandidateResult) -> CandidateResult:
-    """The judged candidate of one that another was better than before its load test, which is asked of the best alone.
+def judged_runner_up(budgets: ModelBudgets, candidate: CandidateResult) -> CandidateResult:
+    """The judged candidate, where another was better before its load test, which only the best takes.
 
-    Where that is all it lacks, it says so; its status stays, since a budget that was not measured is never met.
+    Its status stays, since a budget that was not measured is never met; the reason says where that is all that is missing.
     """
     found = judged(budgets, candidate)
     if found.status != "inconclusive" or judged(budgets, candidate, ("throughput",)).status != "qualified":
@@ -103,14 +103,14 @@ def compared(budgets: ModelBudgets, challenger: CandidateResult, best: Candidate
     return f"{challenger.name} against {best.name}: {key} of {shown}; a difference must clear {MIN_GAIN:.0%}"
 
 
-def placed(
-    candidates: Iterable[CandidateResult], winner: str | None, lost_to: Mapping[str, str] = MappingProxyType({})
+def with_winner(
+    candidates: Iterable[CandidateResult], winner: str | None, lost: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[CandidateResult, ...]:
-    """The candidates with the winner marked; `lost_to` says how others that might have won lost the comparison."""
-    return tuple(_placed(candidate, winner, lost_to.get(candidate.name)) for candidate in candidates)
+    """The candidates with the winner marked; `lost` says how others that might have won lost the comparison."""
+    return tuple(_marked(candidate, winner, lost.get(candidate.name)) for candidate in candidates)
 
 
-def _placed(candidate: CandidateResult, winner: str | None, how: str | None) -> CandidateResult:
+def _marked(candidate: CandidateResult, winner: str | None, how: str | None) -> CandidateResult:
     if candidate.name == winner:
         return _with(candidate, "winner", "keeps every budget and is best for the objective")
     if winner is not None and how is not None and candidate.status in ("qualified", "inconclusive"):
@@ -121,8 +121,8 @@ def _placed(candidate: CandidateResult, winner: str | None, how: str | None) -> 
 def exit_of(candidates: Iterable[CandidateResult], *, build_only: bool = False) -> Exit:
     """One model's exit code: a winner, else a candidate that might yet win, else none within budget.
 
-    Undecided are the inconclusive ones, those of a quick run that came through its screens, and engines that were built but not
-    measured. Where every candidate failed, none is within budget. A run that only builds is judged by whether it built something.
+    Those that might yet win are the inconclusive ones, those that passed the screens of a quick run, and engines, which are built but
+    not measured. Where every candidate failed, none is within budget. A run that only builds succeeds where it built something.
     """
     statuses = {candidate.status for candidate in candidates if candidate.precision in _SIMPLEST_FIRST}
     if "winner" in statuses or (build_only and "built" in statuses):
@@ -131,7 +131,7 @@ def exit_of(candidates: Iterable[CandidateResult], *, build_only: bool = False) 
 
 
 def worst(exits: Iterable[int]) -> Exit:
-    """The exit code of a run over several models: 2 before 4 before 1 before 3 before 0."""
+    """The exit code of a run over several models: 2 over 4 over 1 over 3 over 0."""
     return min((Exit(code) for code in exits), key=_SEVERITY.index, default=Exit.OK)
 
 
@@ -140,11 +140,11 @@ def reason_of(
 ) -> str:
     """Why a model has no winner, in one sentence."""
     statuses = [candidate.status for candidate in candidates if candidate.precision in _SIMPLEST_FIRST]
-    told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     if build_only:
-        return f"{told}: nothing was judged, export without --build-only to choose the winner"
+        return f"{counts}: nothing was judged, export without --build-only to choose the winner"
     if quick and {"qualified", "inconclusive"} & set(statuses):
-        return f"{told}, by the screens alone: export without --quick to choose the winner"
-    asked = limits(budgets)
-    kept = "its one budget" if len(asked) == 1 else f"all {len(asked)} budgets"
-    return f"none of {counted(len(statuses), 'candidate')} keeps {kept}: {told}"
+        return f"{counts}, by the screens alone: export without --quick to choose the winner"
+    declared = limits(budgets)
+    kept = "its one budget" if len(declared) == 1 else f"all {len(declared)} budgets"
+    return f"none of {counted(len(statuses), 'candidate')} keeps {kept}: {counts}"

@@ -1,4 +1,4 @@
-"""Pure: the steps of an export and about how long they take, for whoever starts one."""
+"""Pure: the steps of an export, and about how long they take."""
 
 from optimize.budgets import ModelBudgets, limits
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
@@ -14,7 +14,7 @@ _BLOCK_S = 0.5
 def steps(budgets: ModelBudgets, candidates: int, rows: int, call_ms: float) -> tuple[list[str], float]:
     """The steps of a full export, and about how many seconds they take when nothing is cached.
 
-    `rows` are the judged samples, `call_ms` a single call of the source model; candidates are taken to be as slow as the source, so
+    `rows` are the judged samples, `call_ms` a single call of the source model. Candidates are assumed to be as slow as the source, so
     most exports end sooner.
     """
     keys = {limit.key for limit in limits(budgets)}
@@ -41,7 +41,7 @@ def steps(budgets: ModelBudgets, candidates: int, rows: int, call_ms: float) -> 
         calls = BLOCKS * MIN_BLOCK_CALLS
         found.append(
             (
-                f"offer {calls:,} requests at {budgets.throughput.qps:g} a second to the best",
+                f"offer {calls:,} requests at {budgets.throughput.qps:g}/s to the best",
                 calls / budgets.throughput.qps,
             )
         )

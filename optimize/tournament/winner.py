@@ -1,162 +1,137 @@
-"""Who of the candidates wins: stages that cost only those who break at them, and comparisons of two side by side.
+"""The best of the candidates that meet every budget, by timing two at a time where the objective is speed."""
 
-through      take everyone who is still in through a stage
-with_noise   how much the machine's own timings differ
-elected      the best that also comes through the last stage
-"""
+from collections.abc import Mapping, Sequence
 
-from collections.abc import Callable, Sequence
-
-import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
+from optimize.budgets import ModelBudgets
 from optimize.errors import CandidateError
-from optimize.execution.stage_runner import StageRunner
 from optimize.manifest import CandidateResult
 from optimize.statistics import comparison
-from optimize.tournament import choice, finals
-from optimize.tournament.trials import Candidate, Tournament
+from optimize.tournament import choice
+from optimize.tournament.candidate import Candidate
+from optimize.tournament.rounds import Stage, result_of, through
+from optimize.tournament.timing import time_interleaved
+from optimize.tournament.tournament import Tournament
 from optimize.validate.accuracy import SEED
 
-
-def through(
-    tournament: Tournament, candidates: Sequence[Candidate], stage: Callable[[Candidate], Candidate]
-) -> list[Candidate]:
-    """Take every candidate that is still in through a stage; one that breaks costs only itself."""
-    passed = []
-    for candidate in candidates:
-        if candidate.out:
-            passed.append(candidate)
-            continue
-        try:
-            moved = stage(candidate)
-        except CandidateError as error:
-            moved = msgspec.structs.replace(candidate, failed=str(error))
-        if moved.out:
-            tournament.runner.progress.note(
-                tournament.runner.name, f"{moved.name} is out: {standing(tournament.runner, moved).reason}"
-            )
-        passed.append(moved)
-    return passed
+Pair = frozenset[str]
 
 
-def standing(runner: StageRunner, candidate: Candidate, *, beaten: bool = False) -> CandidateResult:
-    """An candidate's result as its verdicts stand; a `beaten` one lost to another before its load test."""
-    result = candidate.result()
-    if result.status in ("failed", "screened-out"):
-        return result
-    return (choice.beaten if beaten else choice.judged)(runner.budgets, result)
+class Choice(Struct, frozen=True):
+    """The best candidate, if there is one, all of them as they stand after the comparisons, and how each loser lost."""
+
+    best: Candidate | None
+    candidates: list[Candidate]
+    lost: Mapping[str, str] = {}
+
+    @property
+    def name(self) -> str | None:
+        """The best candidate's name."""
+        return self.best.name if self.best else None
+
+    def results(self, budgets: ModelBudgets) -> list[CandidateResult]:
+        """Every candidate's result; with a winner, those without a load test are runners-up."""
+        found = self.best is not None
+        return [result_of(budgets, one, runner_up=found and not one.load_tested) for one in self.candidates]
 
 
-def with_noise(tournament: Tournament, candidates: Sequence[Candidate]) -> tuple[Tournament, list[Candidate]]:
-    """The machine's own noise, from the simplest candidate timed against itself; without latency budgets nobody asks.
-
-    Whoever cannot be timed is out, and the next one tells the noise.
-    """
-    budget = tournament.runner.budgets.latency
-    if budget.p50_ms is None and budget.p99_ms is None:
-        return tournament, list(candidates)
-    noises: list[float] = []
-
-    def timed(candidate: Candidate) -> Candidate:
-        if not noises:
-            found = finals.time_interleaved(
-                tournament, "the machine's own noise (A/A)", candidate, candidate, budget.batch
-            )
-            a_ms, b_ms = ([np.array(block) for block in blocks] for blocks in (found.a_ms, found.b_ms))
-            noises.append(comparison.machine_noise(a_ms, b_ms, seed=SEED))
-        return candidate
-
-    candidates = through(tournament, candidates, timed)
-    return msgspec.structs.replace(tournament, noise=noises[0] if noises else 0.0), candidates
-
-
-def elected(
-    tournament: Tournament, candidates: list[Candidate], last: Callable[[Tournament, Candidate], Candidate]
-) -> tuple[Candidate | None, list[Candidate]]:
-    """The best that also comes through the last stage: a load test takes minutes, so it is asked of the best, then of the next."""
+def choose(tournament: Tournament, candidates: list[Candidate], last: Stage) -> Choice:
+    """The best that also comes through the last stage: a load test takes minutes, so only the best takes it, then the next."""
+    lost: dict[str, str] = {}
     while True:
-        best, candidates = _champion(tournament, candidates)
+        found = _compare_all(tournament, candidates)
+        candidates, best = found.candidates, found.best
+        lost |= found.lost
         if best is None:
-            return None, candidates
-        (tested,) = through(tournament, [best], lambda candidate: last(tournament, candidate))
+            return Choice(None, candidates, lost)
+        (tested,) = through(tournament, [best], last)
         candidates = [tested if candidate.name == tested.name else candidate for candidate in candidates]
-        if standing(tournament.runner, tested).status == "qualified":
-            return tested, candidates
+        if result_of(tournament.budgets, tested).status == "qualified":
+            return Choice(tested, candidates, lost)
 
 
-class _UntimedError(Exception):
-    """Two candidates that broke when they were timed side by side."""
+class _ClashError(Exception):
+    """Two candidates that failed when they were timed together."""
 
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__(names)
-        self.names = names
+    def __init__(self, pair: Pair) -> None:
+        super().__init__(pair)
+        self.pair = pair
 
 
-def _champion(
-    tournament: Tournament, candidates: list[Candidate], tied: frozenset[frozenset[str]] = frozenset()
-) -> tuple[Candidate | None, list[Candidate]]:
-    """The best of those that can be timed, and everyone as they stand then.
+def _compare_all(tournament: Tournament, candidates: list[Candidate], clashes: frozenset[Pair] = frozenset()) -> Choice:
+    """The best of those that can be timed.
 
-    Two that break side by side are timed alone. Who breaks again is out; where neither does, the pair is `tied`.
+    Two that fail together are timed alone. One that fails again is out; where neither does, the pair is a tie from then on.
     """
     try:
-        return _best(tournament, candidates, tied), candidates
-    except _UntimedError as pair:
-        names, batch = pair.names, tournament.runner.budgets.latency.batch
+        best, lost = _best(tournament, candidates, clashes)
+    except _ClashError as clash:
+        pair, batch = clash.pair, tournament.budgets.latency.batch
+    else:
+        return Choice(best, candidates, lost)
 
-    def alone(candidate: Candidate) -> Candidate:
-        if candidate.name in names:
-            finals.time_interleaved(tournament, f"{candidate.name}: timed alone", candidate, candidate, batch)
+    def alone(tournament: Tournament, candidate: Candidate) -> Candidate:
+        if candidate.name in pair:
+            what = f"{candidate.name}: timed alone"
+            time_interleaved(tournament, what, candidate, candidate, batch, repetition="alone")
         return candidate
 
-    return _champion(tournament, through(tournament, candidates, alone), tied | {names})
+    return _compare_all(tournament, through(tournament, candidates, alone), clashes | {pair})
 
 
-def _best(tournament: Tournament, candidates: Sequence[Candidate], tied: frozenset[frozenset[str]]) -> Candidate | None:
-    """The best of those that keep every budget measured so far; a tie goes to the simpler."""
+def _best(
+    tournament: Tournament, candidates: Sequence[Candidate], clashes: frozenset[Pair]
+) -> tuple[Candidate | None, dict[str, str]]:
+    """The best of those that meet every budget measured so far, and how the others lost; a tie goes to the simpler."""
     by_name = {candidate.name: candidate for candidate in candidates}
-    tried = [
-        choice.judged(tournament.runner.budgets, candidate.result(), () if candidate.loaded else ("throughput",))
+    results = [
+        choice.judged(tournament.budgets, candidate.result(), () if candidate.load_tested else ("throughput",))
         for candidate in candidates
         if not candidate.out
     ]
-    ordered = choice.in_order_of_simplicity(tried)
-    best = ordered[0] if ordered else None
-    for challenger in ordered[1:]:
-        if best is None:
-            break
-        beaten, how = _beats(tournament, by_name, challenger, best, tied)
-        tournament.runner.lost_to[(best if beaten else challenger).name] = how
-        best = challenger if beaten else best
-    return by_name[best.name] if best else None
+    qualified, lost = choice.in_order_of_simplicity(results), dict[str, str]()
+    if not qualified:
+        return None, lost
+    best = qualified[0]
+    for challenger in qualified[1:]:
+        better, how = _compare(tournament, by_name, challenger, best, clashes)
+        lost[(best if better else challenger).name] = how
+        best = challenger if better else best
+    return by_name[best.name], lost
 
 
-def _beats(
+def _compare(
     tournament: Tournament,
-    candidates: dict[str, Candidate],
+    by_name: Mapping[str, Candidate],
     challenger: CandidateResult,
     best: CandidateResult,
-    tied: frozenset[frozenset[str]],
+    clashes: frozenset[Pair],
 ) -> tuple[bool, str]:
-    """Whether a challenger is better for the objective by more than a tie, and the figures that say so."""
-    budgets, names = tournament.runner.budgets, frozenset((challenger.name, best.name))
+    """Whether a challenger is better for the objective by more than a tie, and the figures that show it."""
+    budgets = tournament.budgets
     if not choice.decided_by_timing(budgets):
         return choice.improves(budgets, challenger, best), choice.compared(budgets, challenger, best)
-    a, b = candidates[challenger.name], candidates[best.name]
-    if names in tied:
-        return False, f"{a.name} against {b.name}: a tie, since they break when they are timed side by side"
+    if frozenset((challenger.name, best.name)) in clashes:
+        how = "a tie, since they break when they are timed side by side"
+        return False, f"{challenger.name} against {best.name}: {how}"
+    return _time(tournament, by_name[challenger.name], by_name[best.name])
+
+
+def _time(tournament: Tournament, challenger: Candidate, best: Candidate) -> tuple[bool, str]:
+    budgets, names = tournament.budgets, f"{challenger.name} against {best.name}"
     batch = budgets.latency.batch if budgets.objective == "latency" else None
     try:
-        found = finals.time_interleaved(tournament, f"{a.name} against {b.name}", a, b, batch)
+        found = time_interleaved(tournament, names, challenger, best, batch)
     except CandidateError as error:
-        tournament.runner.progress.note(tournament.runner.name, f"{a.name} against {b.name}: {error}")
-        raise _UntimedError(names) from error
+        tournament.note(f"{names}: {error}")
+        raise _ClashError(frozenset((challenger.name, best.name))) from error
     a_ms, b_ms = _ms_per_row(found.a_ms, found.a_rows), _ms_per_row(found.b_ms, found.b_rows)
     compared = comparison.faster(a_ms, b_ms, seed=SEED)
-    how = f"{a.name} against {b.name}: {compared.outcome}, {compared.evidence}"
-    tournament.runner.progress.note(tournament.runner.name, how)
+    how = f"{names}: {compared.outcome}, {compared.evidence}"
+    tournament.note(how)
     return compared.outcome == "faster", how
 
 

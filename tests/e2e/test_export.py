@@ -19,6 +19,7 @@ from optimize.convert import candidate_specs
 from optimize.errors import ArtifactError
 from optimize.manifest import Result, decode
 from optimize.measure import golden, interleaved
+from optimize.project import read
 from optimize.registry import Registry
 from optimize.runtime.golden import replay
 from optimize.runtime.session import OnnxSession
@@ -299,7 +300,7 @@ def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monke
     monkeypatch.setattr(candidate_specs, "build", saboteur.build)
     budget = project(tmp_path / "project", precisions=["fp32", "fp16", "int8-dynamic", "int8-static"])
     options = pipeline.Options(quick=True, timeout_s=8.0, memory_mb=1500)
-    (result,) = pipeline.export(budget, options)
+    (result,) = pipeline.export(read(budget), options)
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
     assert found[FP16] == ("failed", "did not finish within its time limit of 8 s")
     assert found[DYNAMIC] == ("failed", "its process was killed by SIGABRT")
@@ -323,7 +324,7 @@ def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options:
     for record in held:
         record.unlink()
     budgets(budget.parent, **options)
-    (result,) = pipeline.export(budget, pipeline.Options())
+    (result,) = pipeline.export(read(budget), pipeline.Options())
     return result
 
 
@@ -358,7 +359,7 @@ def test_winner_that_breaks_at_its_golden_answers_costs_itself_alone(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(golden, "record", saboteur.record)
     shutil.rmtree(again.parent / "artifacts" / ".cache" / "built")
-    (result,) = pipeline.export(again, pipeline.Options())
+    (result,) = pipeline.export(read(again), pipeline.Options())
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
     assert (result.exit, result.winner) == (1, None)
     assert found[FP32] == found[INT8] == ("failed", "its process was killed by SIGABRT")
@@ -590,7 +591,7 @@ def test_full_disk_is_told_and_leaves_the_registry_whole(again: Path, monkeypatc
         return real(path, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", full)
-    (result,) = pipeline.export(again, pipeline.Options())
+    (result,) = pipeline.export(read(again), pipeline.Options())
     assert result.exit == 4
     assert "No space left on device" in result.reason
     monkeypatch.undo()
@@ -605,7 +606,10 @@ def test_outcome_that_cannot_be_kept_is_told_with_all_that_was_found(
 
     monkeypatch.setattr(Registry, "keep", full)
     monkeypatch.setattr(Registry, "keep_judgement", full)
-    for run in (pipeline.export(again, pipeline.Options()), pipeline.validate(again, pipeline.Options(), None)):
+    for run in (
+        pipeline.export(read(again), pipeline.Options()),
+        pipeline.validate(read(again), pipeline.Options(), None),
+    ):
         (result,) = run
         assert (result.exit, result.winner is not None) == (4, True)
         assert "wins; the outcome is not kept for reports: result.json: cannot be written" in result.reason

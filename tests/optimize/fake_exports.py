@@ -8,6 +8,7 @@ from typing import Any
 from optimize import pipeline
 from optimize.execution.environment import Environment
 from optimize.manifest import CandidateResult, Manifest, Result
+from optimize.project import read
 from optimize.registry import Registry
 from tests import exporting
 from tests.optimize.fake_stages import Call, Candidate, FakeStages
@@ -85,11 +86,15 @@ class Project:
 
     def export(self, *, machine: Any = None, tools: Any = None, **options: Any) -> Run:
         environment = self._environment(machine, tools)
-        return self._run(lambda path, shown: pipeline.export(path, pipeline.Options(**options), shown, environment))
+        return self._run(
+            lambda path, shown: pipeline.export(read(path), pipeline.Options(**options), shown, environment)
+        )
 
     def validate(self, version: int | None = None, *, machine: Any = None, tools: Any = None) -> Run:
         environment = self._environment(machine, tools)
-        return self._run(lambda path, shown: pipeline.validate(path, pipeline.Options(), version, shown, environment))
+        return self._run(
+            lambda path, shown: pipeline.validate(read(path), pipeline.Options(), version, shown, environment)
+        )
 
     def budget(self, **budgets: Any) -> None:
         """Change keys of budgets.toml; None takes one out."""

@@ -5,6 +5,7 @@ an earlier stage wrote, as a real stage does: a built model names its candidate 
 cache, registry, reports) is the product's own. `_stages` is the one place that names the product's stage functions.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ class FakeStages(Isolated):
 
     `clashes` are pairs that break when they are timed side by side, `noise` moves two in three blocks of a comparison. For a test to
     change are the digests of the user's files (`source`, `data`, `metric`), whether samples are `labelled`, what the source is
-    converted to (`graph`, `signature`), and the `code` of its `preprocess`.
+    converted to (`graph`, `weights` in a file of their own, `signature`), and the `code` of its `preprocess`.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class FakeStages(Isolated):
         super().__init__()
         self.found, self.clashes, self.noise, self.rows = dict(found), set(clashes), noise, dict(rows)
         self.source, self.data, self.metric, self.graph, self.signature = "5" * 64, "d" * 64, "", "graph", SIGNATURE
-        self.labelled = True
+        self.weights, self.labelled = "", True
         self.code = "def prepare(columns): return columns\n"
         self.calls: list[Call] = []
         self.clock = FakeClock()
@@ -152,14 +153,17 @@ class FakeStages(Isolated):
 
     def _read(self, budgets: Any, _base: Path, folder: Path) -> loading.Source:
         for name, rows in (self.rows | PARTS).items() if self.rows else ():
-            samples.store(folder / f"{name}.npz", [_split(rows, labelled=self.labelled)])
+            samples.store(folder / f"{name}.npz", [_split(rows, name + self.data, labelled=self.labelled)])
         if budgets.preprocess is not None:
-            samples.store(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8)}, None)])
-        return loading.Source(self.source, self.data, self.rows, "torch-cpu", self.metric)
+            samples.store(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8) + _offset(self.data)}, None)])
+        code = "" if budgets.preprocess is None else hashlib.sha256(self.code.encode()).hexdigest()
+        return loading.Source(self.source, self.data, self.rows, "torch-cpu", self.metric, code)
 
     def _convert(self, *args: Any) -> baseline.Conversion:
         (args[-1] / baseline.BASELINE).write_text(self.graph)
-        return baseline.Conversion(self.signature, 1e-6, ())
+        if self.weights:
+            (args[-1] / f"{baseline.BASELINE}.data").write_text(self.weights)
+        return baseline.Conversion(self.signature, 1e-6)
 
     def _take(self, *args: Any) -> preprocess_package.Taken:
         folder: Path = args[-1]
@@ -205,7 +209,7 @@ class FakeStages(Isolated):
             _latencies(wanted, wanted.call_ms(batch, model_ref.options.threads), calls), wanted.unstable
         )
 
-    def _end_to_end(self, model_ref: ModelRef, _raw: Path, calls: int) -> latency.LatencyRun:
+    def _end_to_end(self, model_ref: ModelRef, _spec: str, _base: Path, _raw: Path, calls: int) -> latency.LatencyRun:
         wanted = self._of(model_ref)
         return latency.LatencyRun(_latencies(wanted, wanted.call_ms(1) + 1.0, calls), wanted.unstable)
 
@@ -306,8 +310,12 @@ def _labels(rows: int) -> np.ndarray:
     return np.arange(rows) % CLASSES
 
 
-def _split(rows: int, *, labelled: bool) -> Batch:
-    x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+def _offset(contents: str) -> int:
+    return int(hashlib.sha256(contents.encode()).hexdigest()[:4], 16)
+
+
+def _split(rows: int, contents: str, *, labelled: bool) -> Batch:
+    x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4) + _offset(contents)
     return Batch({"x": x}, _labels(rows) if labelled else None)
 
 

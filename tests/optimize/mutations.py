@@ -36,7 +36,7 @@ CHOICE = [
         'if limit.key in by_key and by_key[limit.key].verdict == "INCONCLUSIVE"',
     ),
     Mutation(
-        "a quick run that qualifies someone has none within budget",
+        "a quick run in which one qualifies has none within budget",
         "tournament/choice.py",
         'statuses & {"inconclusive", "qualified", "built"}',
         'statuses & {"inconclusive", "built"}',
@@ -56,8 +56,8 @@ CHOICE = [
     Mutation(
         "the loser goes on",
         "tournament/winner.py",
-        "best = challenger if beaten else best",
-        "best = best if beaten else challenger",
+        "best = challenger if better else best",
+        "best = best if better else challenger",
     ),
     Mutation(
         "throughput is compared at the batch of latency",
@@ -68,22 +68,20 @@ CHOICE = [
     Mutation("two that clash are no tie", "tournament/winner.py", "        return False, f", "        return True, f"),
     Mutation(
         "one that breaks goes on",
-        "tournament/winner.py",
+        "tournament/rounds.py",
         "moved = msgspec.structs.replace(candidate, failed=str(error))",
         "moved = candidate",
     ),
-    Mutation(
-        "one that lost goes on", "tournament/winner.py", "        if candidate.out:\n", "        if candidate.failed:\n"
-    ),
+    Mutation("one that lost goes on", "tournament/rounds.py", "if candidate.out else", "if candidate.failed else"),
     Mutation(
         "an undecided load test wins",
         "tournament/winner.py",
-        'if standing(tournament.runner, tested).status == "qualified":',
+        'if result_of(tournament.budgets, tested).status == "qualified":',
         "if not tested.out:",
     ),
     Mutation(
-        "noise is not asked for a p50",
-        "tournament/winner.py",
+        "noise is not measured for a p50",
+        "tournament/noise.py",
         "if budget.p50_ms is None and budget.p99_ms is None:",
         "if budget.p99_ms is None:",
     ),
@@ -93,112 +91,137 @@ KEYS = [
     Mutation(
         "a measurement holds for every machine",
         "execution/stage_runner.py",
-        "key = key_of(stage, depends, self.tools, self.machine)\n\n        def attempt",
-        "key = key_of(stage, depends, self.tools)\n\n        def attempt",
+        "repetition, self.tools, self.machine)",
+        "repetition, self.tools)",
+    ),
+    Mutation(
+        "all repetitions are one",
+        "execution/stage_runner.py",
+        "repetition, self.tools, self.machine)",
+        "self.tools, self.machine)",
     ),
     Mutation(
         "answers hold for every machine",
         "execution/stage_runner.py",
-        "key = key_of(stage, depends, self.tools, self.machine)\n\n        def fill",
-        "key = key_of(stage, depends, self.tools)\n\n        def fill",
+        "kwargs, self.tools, self.machine)",
+        "kwargs, self.tools)",
     ),
     Mutation(
         "a build holds for all tools",
         "execution/stage_runner.py",
-        "key = key_of(stage, depends, self.tools)\n        return",
-        "key = key_of(stage, depends)\n        return",
+        "key_of_call(function, args, {}, self.tools)\n",
+        "key_of_call(function, args, {})\n",
+    ),
+    Mutation(
+        "arguments that go by name change nothing", "execution/keys.py", "dict(kwargs), *conditions", "*conditions"
+    ),
+    Mutation("every file is the same", "execution/keys.py", "        return self.digest", '        return ""'),
+    Mutation(
+        "a bare path is known by its name",
+        "execution/keys.py",
+        "isinstance(value, str | int | float)",
+        "isinstance(value, str | int | float | Path)",
     ),
     Mutation(
         "the death of a process is remembered",
         "execution/stage_runner.py",
-        "            except ProcessError:\n                raise\n",
+        "                except ProcessError:\n                    raise\n",
         "",
     ),
     Mutation(
         "without reuse old entries are read",
         "execution/cache.py",
-        "held = (self._reuse or entry in self._fresh) and _used(target)",
-        "held = _used(target)",
+        'return (self._reuse or f"{kind}/{key}" in self._fresh) and _used(target)',
+        "return _used(target)",
     ),
     Mutation(
         "options of a session change nothing",
-        "tournament/trials.py",
-        "(self.digest, self.model_ref.options)",
-        "(self.digest,)",
+        "source/model_ref.py",
+        "return self.digest, self.options,",
+        "return self.digest,",
     ),
     Mutation(
-        "the metric changes nothing", "tournament/trials.py", "            tournament.source.metric_digest,\n", ""
+        "another attribute of the same file is the same source",
+        "source/model_ref.py",
+        "(budgets.source, budgets.inputs,",
+        "(budgets.inputs,",
     ),
     Mutation(
-        "the rows of a screened call change nothing",
-        "tournament/trials.py",
-        "depends = (candidate.depends, tournament.source.data_digest, tournament.signature, tournament.runner.budgets.latency.batch)",
-        "depends = (candidate.depends, tournament.source.data_digest, tournament.signature)",
-    ),
-    Mutation("the p99 of a load test changes nothing", "tournament/finals.py", "rows, qps, limit_ms)", "rows, qps)"),
-    Mutation(
-        "the batch of a time_interleaved changes nothing",
-        "tournament/finals.py",
-        "tournament.signature, batch)\n    arguments",
-        "tournament.signature)\n    arguments",
+        "the metric changes nothing",
+        "tournament/accuracy.py",
+        "DigestedPath(runner.base, tournament.source.metric_digest)",
+        'DigestedPath(runner.base, "")',
     ),
     Mutation(
         "the code of preprocess changes no latency",
-        "tournament/finals.py",
-        "        tournament.source.source_digest,\n",
-        "",
-    ),
-    Mutation(
-        "dims change no conversion",
-        "pipeline.py",
-        "budgets.inputs, budgets.outputs, budgets.dims)",
-        "budgets.inputs, budgets.outputs)",
+        "tournament/latency.py",
+        "tournament.source.preprocess_digest",
+        '""',
     ),
     Mutation(
         "other code of preprocess is not taken",
-        "pipeline.py",
-        "parts = (budgets.preprocess, reading.source_digest, reading.data_digest)",
-        "parts = (budgets.preprocess, reading.data_digest)",
+        "tournament/setup.py",
+        "DigestedPath(runner.base, source.preprocess_digest)",
+        'DigestedPath(runner.base, "")',
+    ),
+    Mutation("dims change no conversion", "tournament/setup.py", ", dims=budgets.dims)", ")"),
+    Mutation(
+        "other samples are the same samples",
+        "tournament/tournament.py",
+        'self.digests.get(name, "")',
+        '""',
+    ),
+    Mutation(
+        "weights beside a graph change nothing",
+        "tournament/setup.py",
+        "{file.name: digest_of(file) for file in files}",
+        "{file.name: digest_of(file) for file in files[:1]}",
+    ),
+    Mutation(
+        "weights beside a candidate's graph change nothing",
+        "tournament/candidate.py",
+        "if len(files) == 1 else",
+        "if files else",
     ),
 ]
 
 STAGES = [
-    Mutation("the lowest memory counts", "tournament/trials.py", "top = max(peaks", "top = min(peaks"),
-    Mutation("a hopeless candidate is timed", "tournament/trials.py", "HOPELESS = 3.0", "HOPELESS = 30.0"),
-    Mutation("each look begins anew", "tournament/trials.py", "calls - before)", "calls)"),
+    Mutation("the lowest memory counts", "tournament/memory.py", "top = max(peaks", "top = min(peaks"),
+    Mutation("a hopeless candidate is timed", "tournament/screen.py", "HOPELESS = 3.0", "HOPELESS = 30.0"),
+    Mutation("each look begins anew", "tournament/latency.py", "calls - before,", "calls,"),
     Mutation(
         "the split that chose confirms",
-        "tournament/finals.py",
-        'candidate, baseline, "confirmation")',
-        'candidate, baseline, "selection")',
+        "tournament/accuracy.py",
+        'judge(tournament, candidate, "confirmation")',
+        'judge(tournament, candidate, "selection")',
     ),
     Mutation(
         "the source keeps its one thread",
-        "tournament/finals.py",
-        "_speed(tournament, candidate, baseline.with_options(candidate.model_ref.options))",
-        "_speed(tournament, candidate, baseline)",
+        "tournament/speed.py",
+        "tournament.baseline.with_options(candidate.model_ref.options)",
+        "tournament.baseline",
     ),
     Mutation(
         "a winner may break at its golden answers",
-        "tournament/finals.py",
-        "    golden_answers(tournament, candidate)\n    return loaded",
-        "    return loaded",
+        "tournament/stages.py",
+        "    golden.record(tournament, candidate)\n",
+        "",
     ),
     Mutation(
         "the current version is timed against itself",
-        "tournament/finals.py",
+        "tournament/speed.py",
         "current.digest == candidate.digest:",
         "False:",
     ),
     Mutation(
-        "a lost request took no time", "tournament/finals.py", "np.inf if latency is None", "0.0 if latency is None"
+        "a lost request took no time", "tournament/load.py", "np.inf if latency is None", "0.0 if latency is None"
     ),
 ]
 
 PUBLISHING = [
-    Mutation("other budgets are the same answer", "pipeline.py", '            "budgets",\n', ""),
-    Mutation("a damaged model file is current", "pipeline.py", "        registry.model_file(manifest)\n", ""),
-    Mutation("a version is judged with other threads", "pipeline.py", "settled=True", "settled=False"),
+    Mutation("other budgets are the same answer", "tournament/publish.py", '    "budgets",\n', ""),
+    Mutation("a damaged model file is current", "tournament/publish.py", "        registry.model_file(manifest)\n", ""),
+    Mutation("a version is judged with other threads", "tournament/entry.py", "published=True", "published=False"),
     Mutation(
         "a version that is not there is exported",
         "pipeline.py",
@@ -209,7 +232,7 @@ PUBLISHING = [
 
 MUTATIONS = {
     "test_choice": CHOICE,
-    "test_reuse": KEYS,
+    "test_stage_keys": KEYS,
     "test_what_is_measured": STAGES,
     "test_publishing_again": PUBLISHING,
 }

@@ -108,10 +108,23 @@ def builds(number: int, folder: Path) -> Sum:
     return Sum(number)
 
 
-def raises_with_folder(text: str, folder: Path) -> None:
-    (folder / "half").write_text("x")
-    raise ValueError(text)
+def counts_and_raises(counter: Path, *_: Path) -> None:
+    """Append an x to the file, and fail."""
+    with counter.open("a") as file:
+        file.write("x")
+    raise ValueError("no")
 
 
-def listed(number: int) -> list[int]:
-    return [number]
+def sleeps_without(file: Path) -> int:
+    """Hang until killed, where the file does not exist."""
+    if not file.exists():
+        time.sleep(120)
+    return 1
+
+
+def reads(path: Path) -> str:
+    return path.read_text()
+
+
+def writes(text: str, target: Path, *, twice: bool) -> None:
+    target.write_text(text * 2 if twice else text)

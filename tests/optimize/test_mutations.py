@@ -15,10 +15,13 @@ UNIT_TESTS = [
     "test_choice",
     "test_what_is_measured",
     "test_reuse",
+    "test_stage_keys",
     "test_publishing_again",
     "test_validate_command",
     "test_partial_runs",
     "test_stage_failures",
+    "execution/test_keys",
+    "tournament/test_candidate",
 ]
 EACH = [(first, mutation) for first, mutations in MUTATIONS.items() for mutation in mutations]
 ALL_PASSED, SOME_FAILED = 0, 1

@@ -32,6 +32,9 @@ OF_ANY_BUDGET = {
     "screen", "answers", "judge", "memory", "latency", "changed", "end-to-end", "comparison", "layouts", "curve", "load", "capacity"
 }  # fmt: skip
 ALL = CONVERTED | OF_ANY_BUDGET
+# The source is converted, screened, answers, and is timed against each candidate; the candidates' own figures stay.
+OF_THE_SOURCE = {"convert", "screen", "answers", "judge", "comparison"}
+OF_PREPROCESS = {"code", "end-to-end"}
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +100,8 @@ def test_result_says_how_long_each_stage_took_and_what_was_reused(
         ({"batch_invariant": True}, set()),
         ({"preprocess": "m.py:other"}, {"code", "end-to-end"}),
         ({"dims__batch": {"max": 9}}, {"convert"}),
-        ({"inputs.x": {"dtype": "float32", "shape": ["batch", 4], "pad": 0.0}}, {"convert"}),
-        ({"outputs.logits": {"shape": ["batch", 3]}}, {"convert"}),
+        ({"inputs.x": {"dtype": "float32", "shape": ["batch", 4], "pad": 0.0}}, OF_THE_SOURCE),
+        ({"outputs.logits": {"shape": ["batch", 3]}}, OF_THE_SOURCE),
         ({"targets": ["cpu", "cuda"]}, set()),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -123,12 +126,23 @@ def new_source_and_graph(found: Project) -> None:
     found.stages.source, found.stages.graph = "6" * 64, "another graph"
 
 
+def new_weights(found: Project) -> None:
+    """In a file of their own: the graph file stays the same."""
+    new_source(found)
+    found.stages.weights = "other weights"
+
+
 def new_data(found: Project) -> None:
     found.stages.data = "e" * 64
 
 
 def new_metric(found: Project) -> None:
     found.stages.metric = "7" * 64
+
+
+def new_code(found: Project) -> None:
+    """Of `preprocess`: other code that makes the same inputs, since the samples stay."""
+    found.stages.code = "def prepare(columns): return dict(columns)\n"
 
 
 def new_signature(found: Project) -> None:
@@ -140,12 +154,13 @@ def new_signature(found: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        # The source is screened, answers, and is timed beside each; the candidates' own figures stay.
-        (new_source, {"convert", "code", "screen", "answers", "judge", "comparison", "end-to-end"}),
-        (new_source_and_graph, ALL),
+        (new_source, OF_THE_SOURCE),
+        (new_source_and_graph, ALL - {"code"}),
+        (new_weights, OF_THE_SOURCE | {"build"}),
         (new_data, ALL),
         (new_metric, {"judge"}),
-        (new_signature, ALL),
+        (new_code, OF_PREPROCESS),
+        (new_signature, ALL - OF_PREPROCESS),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

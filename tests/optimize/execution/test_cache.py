@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from optimize.budgets import Dim
 from optimize.execution import cache
-from optimize.execution.cache import Cache, key_of, sweep
+from optimize.execution.cache import Cache, sweep
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -40,14 +39,6 @@ def test_second_run_measures_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         assert Cache(tmp_path).record("measured", "a" * 64, Found, measure) == Found(1)
     assert calls == [1]
-
-
-def test_hits_and_misses_are_told(tmp_path: Path) -> None:
-    Cache(tmp_path).record("measured", "a", Found, lambda: Found(1))
-    again = Cache(tmp_path)
-    again.record("measured", "a", Found, lambda: Found(1))
-    again.folder("built", "b", writes("x"))
-    assert (again.hits, again.misses) == (["measured/a"], ["built/b"])
 
 
 def test_without_reuse_an_entry_is_computed_once_a_run_and_replaced(tmp_path: Path) -> None:
@@ -109,19 +100,6 @@ def test_two_runs_that_build_the_same_entry_at_once_share_it(tmp_path: Path) -> 
         thread.join()
     assert found == [tmp_path / "built" / "b"] * 2
     assert entries(tmp_path) == ["built/b/file"]
-
-
-def test_key_names_everything_that_it_is_given() -> None:
-    parts = ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}, (1.5, None))
-    assert key_of(*parts) == key_of("stage", Dim(1, 2, 3), {"a": 2, "b": 1}, [1.5, None])
-    others = [
-        ("stage", Dim(1, 2, 4), {"b": 1, "a": 2}, (1.5, None)),
-        ("other", Dim(1, 2, 3), {"b": 1, "a": 2}, (1.5, None)),
-        ("stage", Dim(1, 2, 3), {"b": 1, "a": 3}, (1.5, None)),
-        ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}, (1.5, 0)),
-        ("stage", Dim(1, 2, 3), {"b": 1, "a": 2}),
-    ]
-    assert len({key_of(*parts), *(key_of(*other) for other in others)}) == 6
 
 
 def aged(path: Path, days: float) -> Path:

@@ -167,7 +167,7 @@ def test_published_version_brings_its_operating_points_and_judgements(budgets: P
     served = outputs.collect(budgets, ("identity",)).served["identity"]
     assert (served.online, served.bulk) == (results.ONLINE, None)
     assert [judged.machine.cpu for judged in served.judgements if judged.machine] == ["processor 1", "processor 0"]
-    run = outputs.of_run(outputs.registry_of(budgets), outputs.collect(budgets, ("identity",)).results)
+    run = outputs.of_run(Registry(budgets.parent / "store"), outputs.collect(budgets, ("identity",)).results)
     assert run.served["identity"] == served
     text = outputs.document(outputs.collect(budgets, ("identity",)))
     assert json.loads(text)["models"][0]["judgements"][0]["machine"]["cpu"] == "processor 1"

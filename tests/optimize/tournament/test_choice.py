@@ -75,21 +75,21 @@ def test_budget_that_is_still_to_come_is_not_asked_for_yet() -> None:
 
 def test_runner_up_without_a_load_test_says_that_it_qualified_so_far() -> None:
     budgets = msgspec.structs.replace(BUDGETS, throughput=ThroughputBudget(qps=100, p99_ms=50))
-    runner_up = choice.beaten(budgets, candidate("fp32", *all_passed().values()))
-    told = "qualified so far; throughput is measured for the best only"
-    assert (runner_up.status, runner_up.reason) == ("inconclusive", told)
+    runner_up = choice.judged_runner_up(budgets, candidate("fp32", *all_passed().values()))
+    reason = "qualified so far; throughput is measured for the best only"
+    assert (runner_up.status, runner_up.reason) == ("inconclusive", reason)
     how = {"fp32@onnxruntime-cpu": "fp32 against int8: slower"}
-    placed = choice.placed([runner_up, candidate("int8-static")], "int8-static@onnxruntime-cpu", how)
-    assert placed[0].reason == f"does not win: fp32 against int8: slower; {told}"
+    placed = choice.with_winner([runner_up, candidate("int8-static")], "int8-static@onnxruntime-cpu", how)
+    assert placed[0].reason == f"does not win: fp32 against int8: slower; {reason}"
 
 
 @pytest.mark.parametrize("outcome", ["FAIL", "INCONCLUSIVE"])
 def test_runner_up_that_lost_or_lacks_more_is_judged_as_ever(outcome: Outcome) -> None:
     budgets = msgspec.structs.replace(BUDGETS, throughput=ThroughputBudget(qps=100))
     other = candidate("fp32", *{**all_passed(), "size.mb": verdict("size.mb", outcome)}.values())
-    assert choice.beaten(budgets, other) == choice.judged(budgets, other)
+    assert choice.judged_runner_up(budgets, other) == choice.judged(budgets, other)
     complete = candidate("fp32", *all_passed().values())
-    assert choice.beaten(BUDGETS, complete).status == "qualified"
+    assert choice.judged_runner_up(BUDGETS, complete).status == "qualified"
 
 
 def test_each_lost_budget_is_named_with_how_much_was_lost() -> None:
@@ -110,17 +110,17 @@ def test_lost_budget_without_a_figure_shows_its_evidence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "told"),
+    ("needed", "text"),
     [
         (1228, "about 1,228 samples would settle it"),
         (10**12, "more than 10,000,000 samples would settle it"),
         (None, "no number of samples can be named"),
     ],
 )
-def test_undecided_budget_says_how_many_samples_would_settle_it(needed: int | None, told: str) -> None:
+def test_undecided_budget_says_how_many_samples_would_settle_it(needed: int | None, text: str) -> None:
     open_one = {**all_passed(), "latency.p99_ms": verdict("latency.p99_ms", "INCONCLUSIVE", needed=needed)}
     judged = choice.judged(BUDGETS, candidate("fp32", *open_one.values()))
-    assert judged.reason == f"latency.p99_ms is undecided after 300 samples: {told}"
+    assert judged.reason == f"latency.p99_ms is undecided after 300 samples: {text}"
 
 
 def test_order_is_by_simplicity_and_holds_the_qualified_alone() -> None:
@@ -160,8 +160,8 @@ def test_candidate_that_was_not_measured_does_not_improve() -> None:
     assert not choice.improves(budgets, candidate("int8-static", size__mb=1.0), candidate("fp32"))
 
 
-def test_only_the_winner_is_crowned() -> None:
-    placed = choice.placed([candidate("fp32", status="qualified"), candidate("fp16")], "fp32@onnxruntime-cpu")
+def test_only_the_winner_is_marked() -> None:
+    placed = choice.with_winner([candidate("fp32", status="qualified"), candidate("fp16")], "fp32@onnxruntime-cpu")
     assert [candidate.status for candidate in placed] == ["winner", "not-measured"]
 
 
@@ -210,14 +210,14 @@ def test_reason_of_a_quick_run_names_the_way_on() -> None:
     assert choice.reason_of(BUDGETS, [candidate(status="failed")], quick=True).startswith("none of 1 candidate keeps")
 
 
-def test_who_lost_the_comparison_says_how() -> None:
+def test_loser_of_a_comparison_says_how_it_lost() -> None:
     tried = [
         candidate("fp32", status="qualified"),
         candidate("int8-static", status="qualified"),
         candidate("fp16", status="failed"),
     ]
-    lost = {"fp32@onnxruntime-cpu": "1.22 times as slow", "fp16@onnxruntime-cpu": "never asked"}
-    placed = choice.placed(tried, "int8-static@onnxruntime-cpu", lost)
+    lost = {"fp32@onnxruntime-cpu": "1.22 times as slow", "fp16@onnxruntime-cpu": "not compared"}
+    placed = choice.with_winner(tried, "int8-static@onnxruntime-cpu", lost)
     assert [candidate.status for candidate in placed] == ["qualified", "winner", "failed"]
     assert "does not win: 1.22 times as slow" in placed[0].reason
     assert placed[2] == tried[2]

@@ -23,7 +23,7 @@ ALWAYS = ["build and screen 3 candidates", "time each against the source, interl
         (
             {"throughput": ThroughputBudget(qps=100)},
             0,
-            [*ALWAYS, "offer 16,000 requests at 100 a second to the best"],
+            [*ALWAYS, "offer 16,000 requests at 100/s to the best"],
         ),
     ],
 )
