@@ -164,10 +164,6 @@ class Limit(Record, frozen=True):
     value: float
     better: Literal["lower", "higher"]
 
-    def violated_by(self, observed: float) -> bool:
-        """Whether `observed` is on the wrong side of the limit."""
-        return observed > self.value if self.better == "lower" else observed < self.value
-
 
 _HIGHER_IS_BETTER = frozenset({"accuracy.min_agreement", "throughput.qps", "speed.min_speedup"})
 _LIMIT_KEYS = (
@@ -194,13 +190,6 @@ def limits(model: ModelBudgets) -> tuple[Limit, ...]:
         if value is not None:
             found.append(Limit(key, float(value), "higher" if key in _HIGHER_IS_BETTER else "lower"))
     return tuple(found)
-
-
-def violations(model: ModelBudgets, observed: Mapping[str, float]) -> tuple[Limit, ...]:
-    """The limits that `observed` (budget key -> value) breaks or does not cover: what was not measured is never met."""
-    return tuple(
-        limit for limit in limits(model) if limit.key not in observed or limit.violated_by(observed[limit.key])
-    )
 
 
 def chosen(budgets: Budgets, names: Sequence[str], origin: Path) -> tuple[str, ...]:

@@ -40,7 +40,6 @@ class Conversion(Struct, frozen=True):
 
     signature: Signature
     max_difference: float
-    compared: tuple[str, ...]
 
 
 def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Conversion:
@@ -61,8 +60,8 @@ def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Co
         _export_torch(model, inputs, shaped(inputs, batches, _traceable(dims)), target)
     with OnnxSession(target, SessionOptions(threads=ANALYSIS_THREADS)) as session:
         signature = Signature(inputs, _outputs(budgets, session, inputs, dims, batches), dims)
-        difference, compared = _parity(budgets, base, session, signature, batches)
-    return Conversion(signature, difference, compared)
+        difference = _parity(budgets, base, session, signature, batches)
+    return Conversion(signature, difference)
 
 
 def _dims(budgets: ModelBudgets, inputs: tuple[TensorSpec, ...], batches: list[Batch]) -> dict[str, Dim]:
@@ -272,9 +271,9 @@ def _follows(smallest: int, sizes: list[int]) -> bool:
 
 def _parity(
     budgets: ModelBudgets, base: Path, session: OnnxSession, signature: Signature, batches: list[Batch]
-) -> tuple[float, tuple[str, ...]]:
+) -> float:
     """The largest absolute difference between graph and source at the smallest, `opt` and largest dims, on real samples."""
-    worst, compared = 0.0, []
+    worst = 0.0
     with opened(ModelRef(budgets, base, SessionOptions(threads=ANALYSIS_THREADS))) as source:
         for label in ("min", "opt", "max"):
             sizes = {name: getattr(dim, label) for name, dim in signature.dims.items()}
@@ -286,10 +285,7 @@ def _parity(
             answers = session.run(inputs)
             for name, value in expected.items():
                 worst = max(worst, _difference(name, sizes, value, answers[name]))
-            compared.append(
-                f"{label}: " + (", ".join(f"{name} {size}" for name, size in sizes.items()) or "fixed shape")
-            )
-    return worst, tuple(compared)
+    return worst
 
 
 def _difference(name: str, sizes: Mapping[str, int], expected: npt.NDArray[Any], got: npt.NDArray[Any]) -> float:

@@ -159,7 +159,7 @@ class FakeStages(Isolated):
 
     def _convert(self, *args: Any) -> baseline.Conversion:
         (args[-1] / baseline.BASELINE).write_text(self.graph)
-        return baseline.Conversion(self.signature, 1e-6, ())
+        return baseline.Conversion(self.signature, 1e-6)
 
     def _take(self, *args: Any) -> preprocess_package.Taken:
         folder: Path = args[-1]

@@ -18,7 +18,6 @@ from optimize.budgets import (
     SpeedBudget,
     ThroughputBudget,
     limits,
-    violations,
 )
 from optimize.errors import BudgetsError, Exit
 
@@ -289,22 +288,6 @@ def declared(model: ModelBudgets) -> dict[str, float]:
 @given(models)
 def test_limits_are_exactly_the_declared_budgets(model: ModelBudgets) -> None:
     assert {limit.key: limit.value for limit in limits(model)} == declared(model)
-
-
-@given(models)
-def test_each_limit_is_kept_at_its_value_and_lost_just_beyond_it(model: ModelBudgets) -> None:
-    at_the_limit = {limit.key: limit.value for limit in limits(model)}
-    assert violations(model, at_the_limit) == ()
-    worse = {
-        limit.key: limit.value + (1 if limit.better == "lower" else -1) * (1e-9 + 1e-6 * limit.value)
-        for limit in limits(model)
-    }
-    assert violations(model, worse) == limits(model)
-
-
-@given(models)
-def test_unmeasured_budget_is_never_met(model: ModelBudgets) -> None:
-    assert violations(model, {}) == limits(model)
 
 
 def test_higher_is_better_for_agreement_rate_and_speedup_alone() -> None:
