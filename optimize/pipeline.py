@@ -9,8 +9,8 @@ import msgspec
 
 from optimize import budgets as budgeting
 from optimize.convert import baseline as exporting
-from optimize.convert import candidate_specs
 from optimize.convert.baseline import BASELINE, Conversion
+from optimize.convert.candidate_specs import candidate_specs, disabled_optimizers
 from optimize.errors import ArtifactError, CandidateError, Exit, ProveserveError, SourceError
 from optimize.execution.cache import Cache, key_of
 from optimize.execution.environment import Environment, here
@@ -306,14 +306,14 @@ def _baseline(tournament: Tournament, session: SessionOptions) -> Candidate:
 
 
 def _entered(tournament: Tournament, session: SessionOptions) -> tuple[list[Candidate], list[CandidateResult]]:
-    """BuiltCandidate every spec that applies; the others, with their reasons, are results already."""
+    """Build every spec that applies; the others, with their reasons, are results already."""
     candidates, absent = [], []
-    for spec in candidate_specs.grid(tournament.runner.budgets, tournament.source.rows, tournament.runner.providers):
+    for spec in candidate_specs(tournament.runner.budgets, tournament.source.rows, tournament.runner.providers):
         if spec.reason:
             absent.append(CandidateResult(spec.name, spec.precision, spec.runtime, "n/a", spec.reason))
             continue
         try:
-            options = SessionOptions(spec.target, session.threads, candidate_specs.disabled_optimizers(spec))
+            options = SessionOptions(spec.target, session.threads, disabled_optimizers(spec))
             candidate = trials.enter(tournament, spec, options)
             if spec.engine:
                 absent.append(candidate.result("built", _ENGINE))

@@ -12,9 +12,9 @@ from msgspec import Struct
 from optimize.errors import SourceError
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests, timed
-from optimize.source import samples as sampling
 from optimize.source.model_ref import ModelRef, opened
 from optimize.source.preprocess import Preprocess
+from optimize.source.split_file import read_split
 
 WARM_UP_CALLS = 50
 WARM_UP_MIN_S = 2.0
@@ -36,7 +36,7 @@ def measure_end_to_end(model_ref: ModelRef, raw: Path, calls: int) -> LatencyRun
         raise SourceError("no `preprocess` is declared; end-to-end latency is measured from raw columns")
     preprocess = Preprocess(model_ref.budgets.preprocess, model_ref.base)
     with opened(model_ref) as session:
-        rotation = cycle(sampling.read(raw))
+        rotation = cycle(read_split(raw))
 
         def call() -> float:
             columns = next(rotation).inputs

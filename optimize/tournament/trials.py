@@ -16,8 +16,9 @@ import numpy as np
 from msgspec import Struct
 
 from optimize.budgets import limits
-from optimize.convert import candidate_specs
-from optimize.convert.candidate_specs import BuiltCandidate, CandidateSpec
+from optimize.convert import candidate_build
+from optimize.convert.candidate_build import BuiltCandidate
+from optimize.convert.candidate_specs import SOURCE, CandidateSpec
 from optimize.execution.stage_runner import StageRunner, stored
 from optimize.manifest import (
     Artifact,
@@ -168,7 +169,7 @@ def source(tournament: Tournament, options: SessionOptions) -> Candidate:
     """The source model as an candidate: the baseline of every comparison, never published."""
     runtime = tournament.source.runtime
     model_ref = tournament.model_ref(options)
-    return Candidate(f"source@{runtime}", candidate_specs.SOURCE, runtime, model_ref, tournament.source.source_digest)
+    return Candidate(f"source@{runtime}", SOURCE, runtime, model_ref, tournament.source.source_digest)
 
 
 def enter(tournament: Tournament, spec: CandidateSpec, options: SessionOptions) -> Candidate:
@@ -181,7 +182,7 @@ def enter(tournament: Tournament, spec: CandidateSpec, options: SessionOptions) 
     capabilities = runner.budgets.compute_capabilities if spec.engine else ()
     depends = (tournament.baseline_digest, tournament.source.data_digest, spec, tournament.signature, capabilities)
     arguments = (spec, tournament.baseline, calibration, tournament.signature, capabilities)
-    folder = runner.build(f"{spec.name}: build", depends, candidate_specs.build, *arguments)
+    folder = runner.build(f"{spec.name}: build", depends, candidate_build.build, *arguments)
     record = stored(folder, BuiltCandidate)
     files = tuple(Blob(name, digest_of(folder / name), (folder / name).stat().st_size) for name in record.files)
     changed = (f"{counted(record.changed, 'node')} changed precision",) if record.changed else ()
@@ -220,7 +221,7 @@ def screened(tournament: Tournament, candidate: Candidate, baseline: Candidate) 
         if limit.key in PERCENTILES and found.median_ms > HOPELESS * limit.value:
             reason = f"median {found.median_ms:.3g} ms of {found.calls} calls, over {HOPELESS:g} times {limit.key} = {limit.value:g}"
             return msgspec.structs.replace(candidate, stopped=reason)
-    if not tournament.has_samples or candidate.precision == candidate_specs.SOURCE:
+    if not tournament.has_samples or candidate.precision == SOURCE:
         return candidate
     candidate = judged_on(tournament, candidate, baseline, SCREEN)
     lost = next((verdict for verdict in candidate.verdicts.values() if verdict.verdict == "FAIL" and verdict.n), None)
@@ -262,7 +263,7 @@ def _thread_counts(tournament: Tournament, candidate: Candidate) -> list[int]:
     """1, 2, 4 ... up to the cores; the source model stays at 1, and is measured again beside each candidate's own count."""
     if candidate.settled:
         return [candidate.model_ref.options.threads]
-    if candidate.precision == candidate_specs.SOURCE or not np.isfinite(_tightest_ms(tournament)):
+    if candidate.precision == SOURCE or not np.isfinite(_tightest_ms(tournament)):
         return [1]
     return [count for count in (2**power for power in range(10)) if count <= tournament.runner.machine.cores]
 
@@ -345,7 +346,7 @@ def measured(tournament: Tournament, candidate: Candidate, baseline: Candidate) 
     """
     if tournament.runner.budgets.memory.peak_mb is not None and candidate.artifact is not None:
         candidate = _memory(tournament, candidate)
-    if tournament.has_samples and candidate.precision != candidate_specs.SOURCE and not candidate.out:
+    if tournament.has_samples and candidate.precision != SOURCE and not candidate.out:
         candidate = judged_on(tournament, candidate, baseline, "selection")
     return candidate if candidate.out else _looks(tournament, candidate)
 
