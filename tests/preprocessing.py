@@ -7,8 +7,9 @@ import numpy as np
 
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from optimize.source import preprocess_package, samples
+from optimize.source import preprocess_package
 from optimize.source.samples import Batch
+from optimize.source.split_file import store_split
 from tests import published
 
 SPEC = "lengths.py:counted"
@@ -45,7 +46,7 @@ def project(folder: Path, code: dict[str, str] | None = None) -> Path:
 
 def raw(folder: Path) -> Path:
     """The raw requests that export keeps."""
-    samples.store(folder / "raw.npz", [Batch({"text": np.array([text], dtype=object)}, None) for text in TEXTS])
+    store_split(folder / "raw.npz", [Batch({"text": np.array([text], dtype=object)}, None) for text in TEXTS])
     return folder / "raw.npz"
 
 

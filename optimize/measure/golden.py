@@ -10,7 +10,7 @@ from optimize.budgets import BATCH
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests
 from optimize.source.model_ref import ModelRef, opened
-from optimize.source.samples import storable
+from optimize.source.split_file import storable
 
 GOLDEN = "golden.npz"
 _COUNT = 8

@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from optimize.manifest import Signature
 from optimize.measure.workload import opt_sizes, requests, timed
-from optimize.source import samples as sampling
 from optimize.source.model_ref import ModelRef, opened
 from optimize.source.preprocess import Preprocess
+from optimize.source.split_file import read_split
 
 WARM_UP_CALLS = 50
 WARM_UP_MIN_S = 2.0
@@ -33,7 +33,7 @@ def measure_end_to_end(model_ref: ModelRef, spec: str, base: Path, raw: Path, ca
     """Time `calls` calls from raw columns to answers: the callable `spec` of the code in `base`, then the model."""
     preprocess = Preprocess(spec, base)
     with opened(model_ref) as session:
-        rotation = cycle(sampling.read(raw))
+        rotation = cycle(read_split(raw))
 
         def call() -> float:
             columns = next(rotation).inputs

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from optimize.arrays import Arrays
 from optimize.budgets import BATCH
-from optimize.convert.baseline import shaped
 from optimize.manifest import Signature
 from optimize.runtime.session import Session
-from optimize.source import samples as sampling
+from optimize.source.shaping import shaped
+from optimize.source.split_file import read_split
 
 DIFFERENT = 64
 """Inputs in rotation. A single one would sit in the cache and take the same branches every time."""
@@ -23,7 +23,7 @@ def opt_sizes(signature: Signature, batch: int) -> dict[str, int]:
 
 def requests(signature: Signature, split: Path, sizes: Mapping[str, int], different: int = DIFFERENT) -> list[Arrays]:
     """Different requests of these sizes, cut from the real samples of a split (zeros where the model has none)."""
-    batches = sampling.read(split) if split.exists() else []
+    batches = read_split(split) if split.exists() else []
     return [shaped(signature.inputs, batches, sizes, offset) for offset in range(different)]
 
 

@@ -12,7 +12,7 @@
                               qdq, weights, tables    write it into the graph
     tensorrt.build        an engine out of one of the graphs above
 
-A recipe returns a :class:`~optimize.recipes.built.Built` record, which counts the nodes that really changed, or raises
+A recipe returns a :class:`~optimize.recipes.recipe_result.RecipeResult` record, which counts the nodes that really changed, or raises
 :class:`~optimize.errors.CandidateError` with the cause in one sentence. The modules load onnx and onnxruntime when they are
 imported, the package itself does not.
 """

@@ -16,7 +16,7 @@ MIN_SAMPLES = 100
 Batch = dict[str, Array]
 
 
-def checked(graph: onnx.GraphProto, batches: Iterable[Mapping[str, Array]]) -> list[Batch]:
+def checked_batches(graph: onnx.GraphProto, batches: Iterable[Mapping[str, Array]]) -> list[Batch]:
     """The batches as a list, once they are known to be fit to calibrate with.
 
     Raises:
@@ -39,7 +39,7 @@ def checked(graph: onnx.GraphProto, batches: Iterable[Mapping[str, Array]]) -> l
     return kept
 
 
-def first(batches: Iterable[Batch], axes: Mapping[str, int], rows: int) -> Iterator[Batch]:
+def first_batches(batches: Iterable[Batch], axes: Mapping[str, int], rows: int) -> Iterator[Batch]:
     """Whole batches until they hold that many rows."""
     seen = 0
     for batch in batches:

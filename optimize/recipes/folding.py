@@ -11,8 +11,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from optimize.arrays import Array
-from optimize.recipes import graph as graphs
-from optimize.recipes.graph import Names, attribute
+from optimize.recipes.graph import DEFAULT_DOMAINS, Names, attribute, captured, drop_unused, opset_of
 
 _MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
@@ -21,7 +20,7 @@ def fold(model: onnx.ModelProto) -> None:
     """Fold moved constants, then batch normalisation, in the main graph."""
     _fold_moves(model)
     _fold_normalisation(model.graph)
-    graphs.drop_unused(model.graph)
+    drop_unused(model.graph)
 
 
 def _fold_moves(model: onnx.ModelProto) -> None:
@@ -31,15 +30,10 @@ def _fold_moves(model: onnx.ModelProto) -> None:
     kept = []
     for node in graph.node:
         known = all(name in constants for name in node.input if name)
-        if (
-            node.op_type not in _MOVES
-            or node.domain not in graphs.DEFAULT_DOMAINS
-            or not known
-            or node.output[0] in outputs
-        ):
+        if node.op_type not in _MOVES or node.domain not in DEFAULT_DOMAINS or not known or node.output[0] in outputs:
             kept.append(node)
             continue
-        evaluator = ReferenceEvaluator(node, opsets={"": graphs.opset(model)})
+        evaluator = ReferenceEvaluator(node, opsets={"": opset_of(model)})
         given = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
         (moved,) = evaluator.run(None, given)
         tensor = numpy_helper.from_array(np.ascontiguousarray(moved), node.output[0])
@@ -51,7 +45,7 @@ def _fold_moves(model: onnx.ModelProto) -> None:
 
 def _fold_normalisation(graph: onnx.GraphProto) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in (*node.input, *graphs.captured(node)))
+    readers = Counter(name for node in graph.node for name in (*node.input, *captured(node)))
     readers.update(value.name for value in graph.output)
     makers = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
     names = Names(graph)

@@ -15,11 +15,21 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimize.errors import CandidateError
-from optimize.recipes import graph as graphs
-from optimize.recipes import placement, ranges, reasons, storage, types
-from optimize.recipes.built import Built
-from optimize.recipes.graph import Names
-from optimize.recipes.signatures import Positions, positions
+from optimize.recipes import onnx_files, placement, ranges
+from optimize.recipes.element_types import complete_types, types_of
+from optimize.recipes.fp16_operands import Positions, positions
+from optimize.recipes.graph import (
+    DEFAULT_DOMAINS,
+    Names,
+    bodies,
+    captured,
+    drop_unused,
+    normalised,
+    opset_of,
+    rename_captured,
+)
+from optimize.recipes.nothing_changed import nothing_converted
+from optimize.recipes.recipe_result import RecipeResult
 
 LARGEST = float(np.finfo(np.float16).max)
 _VANISHING = float(np.finfo(np.float16).smallest_subnormal) / 2
@@ -38,7 +48,7 @@ _KEPT = frozenset(
 _INDIFFERENT = frozenset({"Shape", "Size"})  # they look at no value
 
 
-def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDArray[Any]]] = ()) -> Built:
+def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDArray[Any]]] = ()) -> RecipeResult:
     """Convert the model at `source` into `folder`.
 
     With `calibration` samples, nodes whose values go beyond 65504 on them stay in FP32; without, only large weights tell.
@@ -46,28 +56,28 @@ def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDA
     Raises:
         CandidateError: Nothing was converted, or the samples do not run.
     """
-    model, notes = graphs.normalised(source)
+    model, notes = normalised(source)
     chosen = _convertible(model)
     large = {tensor.name for tensor in model.graph.initializer if _is_large(tensor)}
     with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
-        written, *_ = storage.write(model, Path(name) / "normalised.onnx")  # large weights leave memory here
+        written, *_ = onnx_files.write(model, Path(name) / "normalised.onnx")  # large weights leave memory here
         large |= _large_values(model.graph, written, chosen, calibration)
-        model = storage.read(written)
+        model = onnx_files.read(written)
     overflowing = {index for index, where in chosen.items() if large.intersection(_values(model.graph, index, where))}
     if overflowing:
         notes = (*notes, f"{len(overflowing)} nodes stay in fp32, since their values go beyond 65504")
     _Writer(model.graph, {index: where for index, where in chosen.items() if index not in overflowing}).write()
-    graphs.drop_unused(model.graph)
-    types.complete(model)
+    drop_unused(model.graph)
+    complete_types(model)
     changed = count_converted(model.graph)
     if not changed:
-        raise CandidateError(reasons.nothing_converted(model.graph))
-    return Built(storage.write(model, folder / "model.onnx"), changed, notes)
+        raise CandidateError(nothing_converted(model.graph))
+    return RecipeResult(onnx_files.write(model, folder / "model.onnx"), changed, notes)
 
 
 def count_converted(graph: onnx.GraphProto) -> int:
     """Nodes other than casts that give an FP16 value."""
-    found = types.of(graph)
+    found = types_of(graph)
     return sum(
         node.op_type != "Cast" and any(found.get(name) == TensorProto.FLOAT16 for name in node.output)
         for node in graph.node
@@ -76,14 +86,13 @@ def count_converted(graph: onnx.GraphProto) -> int:
 
 def _convertible(model: onnx.ModelProto) -> dict[int, Positions]:
     """Where each node that may compute in FP16 takes and gives it, by the node's index."""
-    known = types.of(model.graph)
+    known = types_of(model.graph)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    opset = graphs.opset(model)
     found = {}
     for index, node in enumerate(model.graph.node):
-        if node.op_type in _KEPT or node.domain not in graphs.DEFAULT_DOMAINS or graphs.bodies(node):
+        if node.op_type in _KEPT or node.domain not in DEFAULT_DOMAINS or bodies(node):
             continue
-        where = positions(node, known, opset)
+        where = positions(node, known, opset_of(model))
         if where and where.outputs and not any(_vanishes(constants.get(name)) for name in node.input):
             found[index] = where
     return found
@@ -171,15 +180,15 @@ class _Writer:
             if position in where.inputs:
                 yield from self._halve(name)
                 node.input[position] = self._half[name]
-            elif name in self._half and node.op_type in _INDIFFERENT and node.domain in graphs.DEFAULT_DOMAINS:
+            elif name in self._half and node.op_type in _INDIFFERENT and node.domain in DEFAULT_DOMAINS:
                 node.input[position] = self._half[name]
             elif self._half.get(name) == name:
                 yield from self._widen(name)
                 node.input[position] = self._single[name]
-        for name in sorted(graphs.captured(node)):
+        for name in sorted(captured(node)):
             if self._half.get(name) == name:
                 yield from self._widen(name)
-                graphs.rename_captured(node, name, self._single[name])
+                rename_captured(node, name, self._single[name])
 
     def _halve_outputs(self, node: onnx.NodeProto, where: Positions) -> Iterator[onnx.NodeProto]:
         for position in where.outputs:

@@ -14,7 +14,8 @@ import onnx
 from onnx import helper, inliner, numpy_helper, version_converter
 
 from optimize.errors import CandidateError, SourceError
-from optimize.recipes import storage, types
+from optimize.recipes import onnx_files
+from optimize.recipes.element_types import complete_types
 
 ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with 8-bit arithmetic, for whose sake a graph is quantised."""
@@ -51,7 +52,7 @@ def prepare(source: Path, target: Path) -> tuple[str, ...]:
         SourceError: The model is not ONNX, is contradictory, or uses an operator that onnxruntime does not have.
     """
     model, notes = normalised(source)
-    storage.write(model, target)
+    onnx_files.write(model, target)
     return notes
 
 
@@ -60,19 +61,19 @@ def normalised(source: Path, *, least_opset: int = 0) -> tuple[onnx.ModelProto, 
 
     A recipe whose operators need a newer ONNX version than the model has names it as `least_opset`.
     """
-    model = storage.read(source)
+    model = onnx_files.read(source)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    if opset(model) < least_opset:
+    if opset_of(model) < least_opset:
         model = _raised(model, least_opset)
     keep_weights_constant(model)
     rename_redefined(model.graph)
     lift_constants(model.graph)
-    types.complete(model)
+    complete_types(model)
     return model, tuple(body_notes(model.graph))
 
 
-def opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operators that the model is written in."""
     return next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
 
@@ -176,7 +177,7 @@ def _raised(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CandidateError(
-            f"the model is written in opset {opset(model)}, and converting it to {least} failed ({reason}); export it with"
+            f"the model is written in opset {opset_of(model)}, and converting it to {least} failed ({reason}); export it with"
             f" opset {least} or newer"
         ) from None
 

@@ -13,10 +13,10 @@ import onnx
 from onnx import helper
 
 from optimize.arrays import Array
-from optimize.recipes import graph as graphs
 from optimize.recipes import ranges
 from optimize.recipes.calibration import Batch
 from optimize.recipes.clipping import Histogram
+from optimize.recipes.graph import Names, normalised
 from optimize.recipes.ranges import Range
 
 BINS = 4096
@@ -45,7 +45,7 @@ def collect(
     names = sorted(found)
     counts = {name: np.zeros(BINS, np.int64) for name in names}
     with tempfile.TemporaryDirectory(prefix="proveserve-") as folder:
-        model, _ = graphs.normalised(source)
+        model, _ = normalised(source)
         sizes = _report_values(model, names)
         session = ranges.opened(model, Path(folder))
         largest = max(batches, key=lambda batch: sum(array.size for array in batch.values()))
@@ -83,7 +83,7 @@ def binned(values: Array, found: Range) -> Array:
 
 def _report_values(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     """Make each named value an output, and its number of elements another; return the names of the latter."""
-    taken = graphs.Names(model.graph)
+    taken = Names(model.graph)
     present = {value.name for value in model.graph.output}
     sizes = []
     for name in names:

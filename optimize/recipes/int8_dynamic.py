@@ -14,33 +14,34 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimize.arrays import Array
 from optimize.errors import CandidateError
-from optimize.recipes import folding, placement, reasons, storage, tables, weights
-from optimize.recipes import graph as graphs
-from optimize.recipes.built import Built
-from optimize.recipes.graph import Names, attribute
+from optimize.recipes import folding, onnx_files, placement, weights
+from optimize.recipes.embedding_tables import quantise_tables
+from optimize.recipes.graph import ANCHORS, Names, attribute, drop_unused, import_domain, normalised
+from optimize.recipes.nothing_changed import nothing_quantised
+from optimize.recipes.recipe_result import RecipeResult
 
 _MULTIPLYING = frozenset({"Gemm", "MatMul"})
 _MICROSOFT = "com.microsoft"
 _LEAST_OPSET = 11  # DynamicQuantizeLinear
 
 
-def build(source: Path, folder: Path) -> Built:
+def build(source: Path, folder: Path) -> RecipeResult:
     """Quantise the MatMul, Gemm and LSTM nodes and the embedding tables of the model at `source` into `folder`.
 
     Raises:
         CandidateError: Nothing was quantised.
     """
-    model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
+    model, notes = normalised(source, least_opset=_LEAST_OPSET)
     folding.fold(model)
-    left = Counter(node.op_type for node in model.graph.node if node.op_type in graphs.ANCHORS - _MULTIPLYING)
-    tables.quantise(model.graph)
+    left = Counter(node.op_type for node in model.graph.node if node.op_type in ANCHORS - _MULTIPLYING)
+    quantise_tables(model.graph)
     _Writer(model).write()
-    graphs.drop_unused(model.graph)
+    drop_unused(model.graph)
     changed = count_quantised(model.graph)
     if not changed:
-        raise CandidateError(reasons.nothing_quantised(model.graph))
+        raise CandidateError(nothing_quantised(model.graph))
     remarks = (f"{count} {op_type} stay in fp32, which is faster on a CPU" for op_type, count in sorted(left.items()))
-    return Built(storage.write(model, folder / "model.onnx"), changed, (*notes, *remarks))
+    return RecipeResult(onnx_files.write(model, folder / "model.onnx"), changed, (*notes, *remarks))
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:
@@ -134,7 +135,7 @@ class _Writer:
         node.input.extend([""] * (8 - len(node.input)))
         node.input.extend(parameters)
         node.op_type, node.domain = "DynamicQuantizeLSTM", _MICROSOFT
-        graphs.import_domain(self._model, _MICROSOFT)
+        import_domain(self._model, _MICROSOFT)
         return node
 
     def _node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:

@@ -13,29 +13,19 @@ import onnx
 from onnx import TensorProto
 
 from optimize.errors import CandidateError
-from optimize.recipes import calibration as samples
-from optimize.recipes import (
-    clipping,
-    folding,
-    histograms,
-    noise,
-    placement,
-    qdq,
-    ranges,
-    reasons,
-    storage,
-    tables,
-    types,
-)
-from optimize.recipes import graph as graphs
-from optimize.recipes.built import Built
+from optimize.recipes import clipping, folding, histograms, noise, onnx_files, placement, qdq, ranges
+from optimize.recipes.calibration import Batch, batch_axes, checked_batches, first_batches
+from optimize.recipes.element_types import types_of
+from optimize.recipes.embedding_tables import quantise_tables
+from optimize.recipes.graph import ANCHORS, drop_unused, normalised
+from optimize.recipes.nothing_changed import nothing_quantised
+from optimize.recipes.recipe_result import RecipeResult
 
 Method = Literal["minmax", "entropy", "percentile"]
 
 _LEAST_OPSET = 13  # scales per channel
-_HISTOGRAM_ROWS = (
-    128  # at least; collecting reads every value, and a distribution's shape settles before its extremes do
-)
+# At least; collecting reads every value, and the shape of a distribution settles before its extremes do.
+_HISTOGRAM_ROWS = 128
 _CLIPPING = {"entropy": clipping.entropy, "percentile": clipping.percentile}
 
 
@@ -46,7 +36,7 @@ def build(
     *,
     symmetric: bool = False,
     method: Method = "minmax",
-) -> Built:
+) -> RecipeResult:
     """Quantise the model at `source` into `folder`.
 
     `symmetric` is what TensorRT and CUDA run: zero points 0 and biases in fp32. Without it activations are asymmetric, which uses
@@ -69,17 +59,17 @@ def calibrated(
     Raises:
         CandidateError: The samples cannot calibrate, random noise included, or no node can be quantised.
     """
-    model, notes = graphs.normalised(source, least_opset=_LEAST_OPSET)
+    model, notes = normalised(source, least_opset=_LEAST_OPSET)
     folding.fold(model)
     if not placement.anchors(model.graph, asymmetric=not symmetric):
-        raise CandidateError(reasons.nothing_quantised(model.graph))
-    batches = samples.checked(model.graph, calibration)
+        raise CandidateError(nothing_quantised(model.graph))
+    batches = checked_batches(model.graph, calibration)
     noise.refuse(batches)
     with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
-        folded, *_ = storage.write(model, Path(name) / "folded.onnx")  # large weights leave memory here
+        folded, *_ = onnx_files.write(model, Path(name) / "folded.onnx")  # large weights leave memory here
         found = ranges.minmax(folded, _activations(model.graph), batches)
         placed = placement.place(model.graph, found, asymmetric=not symmetric)
-        least = sum(1 for _ in samples.first(batches, samples.batch_axes(model.graph), _HISTOGRAM_ROWS))
+        least = sum(1 for _ in first_batches(batches, batch_axes(model.graph), _HISTOGRAM_ROWS))
         yield Calibrated(folded, placed, found, batches, least, symmetric, notes)
 
 
@@ -90,7 +80,7 @@ class Calibrated:
     folded: Path
     placed: placement.Placement
     found: Mapping[str, ranges.Range]
-    batches: Sequence[samples.Batch]
+    batches: Sequence[Batch]
     least_batches: int
     symmetric: bool
     notes: tuple[str, ...]
@@ -101,7 +91,7 @@ class Calibrated:
         whole = {root: self.found[root] for root in set(self.placed.scales.values())}
         return histograms.collect(self.folded, whole, self.batches, least=self.least_batches)
 
-    def write(self, folder: Path, method: Method) -> Built:
+    def write(self, folder: Path, method: Method) -> RecipeResult:
         """Quantise into `folder`, with each activation's range chosen by `method`.
 
         Raises:
@@ -110,15 +100,15 @@ class Calibrated:
         found = dict(self.found)
         if method in _CLIPPING:
             found |= {root: _CLIPPING[method](histogram) for root, histogram in self._histograms.items()}
-        model = storage.read(self.folded)
+        model = onnx_files.read(self.folded)
         qdq.write(model.graph, self.placed, found, symmetric=self.symmetric)
         if not self.symmetric:
-            tables.quantise(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only
-        graphs.drop_unused(model.graph)
+            quantise_tables(model.graph)  # TensorRT takes 8-bit integers from Q/DQ pairs only
+        drop_unused(model.graph)
         changed = count_quantised(model.graph)
         if not changed:
-            raise CandidateError(reasons.nothing_quantised(model.graph))
-        return Built(storage.write(model, folder / "model.onnx"), changed, self.notes)
+            raise CandidateError(nothing_quantised(model.graph))
+        return RecipeResult(onnx_files.write(model, folder / "model.onnx"), changed, self.notes)
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:
@@ -130,7 +120,7 @@ def count_quantised(graph: onnx.GraphProto) -> int:
     rounded |= {node.input[0] for node in graph.node if node.op_type in placement.FUSED and node.output[0] in rounded}
     count = 0
     for node in graph.node:
-        if node.op_type in graphs.ANCHORS:
+        if node.op_type in ANCHORS:
             count += dequantised.issuperset(node.input[:2])
         elif node.op_type == "Gather":
             count += node.input[0] in integers | dequantised
@@ -140,12 +130,12 @@ def count_quantised(graph: onnx.GraphProto) -> int:
 
 
 def _activations(graph: onnx.GraphProto) -> list[str]:
-    element_types = types.of(graph)
+    element_types = types_of(graph)
     constants = {tensor.name for tensor in graph.initializer}
     names = {
         name
         for node in graph.node
-        if node.op_type in graphs.ANCHORS | placement.PASSING
+        if node.op_type in ANCHORS | placement.PASSING
         for name in (*node.input, *node.output)
         if name and name not in constants and element_types.get(name) == TensorProto.FLOAT
     }

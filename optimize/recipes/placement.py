@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from optimize.recipes import types
+from optimize.recipes.element_types import types_of
 from optimize.recipes.graph import ANCHORS, attribute
 from optimize.recipes.ranges import Range
 
@@ -57,7 +57,7 @@ class _Graph:
         for index, node in enumerate(self.nodes):
             for name in node.input:
                 self.readers[name].append(index)
-        self._types = types.of(graph)
+        self._types = types_of(graph)
         self._ranges = ranges
 
     def activations(self, node: onnx.NodeProto) -> list[str]:

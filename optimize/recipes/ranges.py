@@ -16,9 +16,9 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from optimize.errors import CandidateError
-from optimize.recipes import graph as graphs
-from optimize.recipes import storage
+from optimize.recipes import onnx_files
 from optimize.recipes.calibration import Batch
+from optimize.recipes.graph import Names, normalised
 
 _SILENT = 4
 
@@ -36,7 +36,7 @@ def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch], *, fi
     Raises:
         CandidateError: The graph does not run on a batch, or a value is NaN.
     """
-    model, _ = graphs.normalised(source)
+    model, _ = normalised(source)
     outputs = _report_ranges(model, tensors, finite=finite)
     found = {name: Range(0.0, 0.0) for name in tensors}
     with tempfile.TemporaryDirectory(prefix="proveserve-") as folder:
@@ -56,7 +56,7 @@ def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch], *, fi
 def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str], *, finite: bool) -> list[str]:
     """Add two outputs for each tensor, its least and its greatest value, and return the outputs' names."""
     graph = model.graph
-    names = graphs.Names(graph)
+    names = Names(graph)
     zero = names.fresh("range_zero")
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), zero))
     outputs = []
@@ -79,7 +79,7 @@ def opened(model: onnx.ModelProto, folder: Path) -> ort.InferenceSession:
     settings.log_severity_level = _SILENT
     # Fusions would swallow the very values whose range is asked for.
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    path, *_ = storage.write(model, folder / "calibration.onnx")
+    path, *_ = onnx_files.write(model, folder / "calibration.onnx")
     try:
         return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad graph

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from optimize.errors import CandidateError
 from optimize.manifest import Signature, TensorSpec
-from optimize.recipes.built import Built
+from optimize.recipes.recipe_result import RecipeResult
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -31,7 +31,7 @@ def build(
     library: Library = "tensorrt-rtx",
     compute_capabilities: Sequence[str] = (),
     timing_cache: Path | None = None,
-) -> Built:
+) -> RecipeResult:
     """Build an engine from the graph at `source`, in the precisions that it states, for every shape within `signature.dims`.
 
     `compute_capabilities` such as "89" are the GPUs that one tensorrt-rtx engine is to run on; by default the GPU that is there.
@@ -56,7 +56,7 @@ def build(
         raise CandidateError(f"{library} could not build an engine: {log.cause()}")
     if library == "tensorrt" and timing_cache is not None:
         save_timing_cache(config, timing_cache)
-    return Built((_written(folder / "model.engine", engine),), count_reduced(trt, network))
+    return RecipeResult((_written(folder / "model.engine", engine),), count_reduced(trt, network))
 
 
 def count_reduced(trt: Any, network: Any) -> int:

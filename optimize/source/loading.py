@@ -14,11 +14,22 @@ from optimize.budgets import BATCH, Dim, ModelBudgets
 from optimize.errors import ArtifactError, InputError, SourceError
 from optimize.manifest import SessionOptions, Signature, TensorSpec, digest_of
 from optimize.runtime.session import OnnxSession, check_inputs
-from optimize.source import samples as sampling
 from optimize.source.imports import attribute, code_digest
 from optimize.source.model import is_onnx, load_torch
 from optimize.source.preprocess import Preprocess, raw_requests
-from optimize.source.samples import SPLITS, Batch, Split
+from optimize.source.sample_file import splits_from_file
+from optimize.source.samples import (
+    SPLITS,
+    Batch,
+    Split,
+    check_disjoint,
+    check_labels,
+    collect,
+    digest_splits,
+    row_count,
+    subset,
+)
+from optimize.source.split_file import store_split
 
 ANALYSIS_THREADS = 2
 SCREEN, PROBE = "screen", "probe"
@@ -61,22 +72,22 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Source:
                 f"selection has no item of latency.batch = {budgets.latency.batch} rows; wanted raw columns of so many rows to"
                 " time `preprocess` with: yield larger items"
             )
-        sampling.store(folder / f"{RAW}.npz", raw)
+        store_split(folder / f"{RAW}.npz", raw)
         splits = {split: preprocess.batches(batches) for split, batches in splits.items()}
     for split, batches in splits.items():
         _check_inputs(budgets.dims, inputs, batches, split)
-        sampling.check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
-        sampling.store(folder / f"{split}.npz", batches)
+        check_labels(batches, inputs, split, needed=budgets.accuracy.max_drop is not None)
+        store_split(folder / f"{split}.npz", batches)
     for part, count in PART_ROWS.items() if splits else ():
-        sampling.store(folder / f"{part}.npz", sampling.subset(inputs, splits["selection"], count, _PART_SEED))
-    sampling.check_disjoint(inputs, splits)
+        store_split(folder / f"{part}.npz", subset(inputs, splits["selection"], count, _PART_SEED))
+    check_disjoint(inputs, splits)
     rows: dict[str, int] = {
-        split: sum(sampling.row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
+        split: sum(row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
     }
     # Digests of code come last: by now everything that the factory, the samples and the metric import has been imported.
     metric = _metric_digest(budgets, base)
     code = "" if budgets.preprocess is None else code_digest(base)
-    return Source(digest(), sampling.digest(splits), rows, runtime, metric, code)
+    return Source(digest(), digest_splits(splits), rows, runtime, metric, code)
 
 
 def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:
@@ -112,9 +123,9 @@ def _splits(budgets: ModelBudgets, base: Path, inputs: Signature) -> dict[Split,
     if budgets.data is None:
         return {}
     if budgets.data.endswith((".npz", ".parquet")):
-        return sampling.from_file(base / budgets.data, inputs)
+        return splits_from_file(base / budgets.data, inputs)
     produce = attribute(budgets.data, base)
-    return {split: sampling.collect(produce, split, budgets.data) for split in SPLITS}
+    return {split: collect(produce, split, budgets.data) for split in SPLITS}
 
 
 def _check_inputs(dims: Mapping[str, Dim], inputs: Signature, batches: list[Batch], split: Split) -> None:

@@ -19,9 +19,9 @@ from optimize.errors import ArtifactError, ExecutionError, SourceError
 from optimize.manifest import Golden, Preprocessing, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime import golden
-from optimize.source import samples as sampling
 from optimize.source.imports import apart, user_files
 from optimize.source.preprocess import Preprocess
+from optimize.source.split_file import read_split, storable
 
 GOLDEN = "raw.npz"
 CODE = "code"
@@ -42,7 +42,7 @@ def take(spec: str, base: Path, raw: Path, folder: Path) -> Taken:
     Raises:
         SourceError: The code reads something that cannot be taken along, or makes something else of the same columns.
     """
-    requests = [batch.inputs for batch in sampling.read(raw)[:_COUNT]]
+    requests = [batch.inputs for batch in read_split(raw)[:_COUNT]]
     with apart(base):
         foreign = set(user_files())
         preprocess = Preprocess(spec, base)
@@ -53,14 +53,12 @@ def take(spec: str, base: Path, raw: Path, folder: Path) -> Taken:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base / name, target)
     arrays = {
-        f"in/{index}/{name}": sampling.storable(value)
+        f"in/{index}/{name}": storable(value)
         for index, columns in enumerate(requests)
         for name, value in columns.items()
     }
     arrays |= {
-        f"out/{index}/{name}": sampling.storable(value)
-        for index, inputs in enumerate(made)
-        for name, value in inputs.items()
+        f"out/{index}/{name}": storable(value) for index, inputs in enumerate(made) for name, value in inputs.items()
     }
     np.savez(folder / GOLDEN, allow_pickle=False, **arrays)
     _check_alone(spec, folder / CODE, requests, made)

@@ -1,15 +1,10 @@
-"""The labelled samples of a model: read from the user's callable or file, checked, and stored as three splits.
-
-A stored split is an .npz with arrays `INDEX/in/NAME` and `INDEX/labels` for each batch the user gave, so that later stages need
-neither the user's code nor its libraries.
-"""
+"""The labelled samples of a model in three splits: what the user's callable gives, and the checks on it."""
 
 import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,12 +16,6 @@ from optimize.manifest import Signature
 
 Split = Literal["calibration", "selection", "confirmation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-# Of a file's rows: 10 % calibrate, 45 % select, 45 % confirm.
-_CALIBRATION_SHARE, _SELECTION_SHARE = 0.10, 0.55
-_HASH_RANGE = 2**32
-# By chance alone a label with as many different rows misses one of the two judged splits once in ten thousand million files.
-_ROWS_IN_EVERY_SPLIT = 40
 
 
 @dataclass(frozen=True)
@@ -62,14 +51,19 @@ def _batch(item: object, where: str) -> Batch:
         )
     if not item[0]:
         raise SourceError(f"{where} has no input; wanted a dict of input name -> array")
-    inputs = {name: _array(value, f"{where}: input {name!r}") for name, value in item[0].items()}
-    labels = None if item[1] is None else _array(item[1], f"{where}: the label column")
+    inputs = {name: checked_array(value, f"{where}: input {name!r}") for name, value in item[0].items()}
+    labels = None if item[1] is None else checked_array(item[1], f"{where}: the label column")
     if labels is not None and labels.ndim == 0:
         raise SourceError(f"{where}: labels are a single value; wanted one entry a row")
     return Batch(inputs, labels)
 
 
-def _array(value: object, what: str) -> Array:
+def checked_array(value: object, what: str) -> Array:
+    """The value as an array of numbers, booleans or `str` objects; `what` names it in errors.
+
+    Raises:
+        SourceError: Its rows differ in shape, or it holds other Python objects.
+    """
     try:
         array = np.asarray(value)
     except ValueError:
@@ -90,107 +84,6 @@ def _text(array: Array, what: str) -> Array:
     return np.array(entries, dtype=object).reshape(array.shape)
 
 
-def from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
-    """The rows of a .npz or .parquet file, each in the split that the hash of its inputs puts it into.
-
-    So a row stays in its split whatever becomes of the others, and each label has the same shares as the whole, to within chance.
-
-    Columns stand row by row, wherever the model has its batch axis. Rows of a model with an input that has none are requests of
-    their own.
-
-    Raises:
-        SourceError: The file cannot be read, its columns differ in length, or a split gets no row, or none of a common label.
-    """
-    columns = {name: _array(column, f"{path}: column {name!r}") for name, column in _columns(path).items()}
-    labels = columns.pop("label", None)
-    lengths = {name: len(column) if column.ndim else 0 for name, column in columns.items()}
-    lengths |= {} if labels is None else {"label": len(labels) if labels.ndim else 0}
-    count = next(iter(lengths.values()), 0)
-    if not columns or not count or len(set(lengths.values())) != 1:
-        raise SourceError(f"{path}: columns have {lengths} rows; wanted one column per input, all of one length")
-    splits = np.array(
-        [_split_of(row_digest({n: c[i] for n, c in columns.items()})) for i in range(count)], dtype=object
-    )
-    _check_labels_everywhere(path, labels, splits)
-    found: dict[Split, list[Batch]] = {}
-    for split in SPLITS:
-        chosen = np.flatnonzero(splits == split)
-        if not chosen.size:
-            raise SourceError(f"{path}: no row of its {count} falls into {split}; wanted more rows")
-        found[split] = _arranged(columns, labels, chosen, signature)
-    return found
-
-
-def _check_labels_everywhere(path: Path, labels: Array | None, splits: Array) -> None:
-    """Refuse a file of which a split that judges would never see some common label, since its rows are few and repeat."""
-    if labels is None or not _discrete(labels, len(splits)):
-        return
-    judged = {split: set(labels[splits == split].tolist()) for split in SPLITS[1:]}
-    for label, count in Counter(labels.tolist()).items():
-        for split, there in judged.items():
-            if count >= _ROWS_IN_EVERY_SPLIT and label not in there:
-                raise SourceError(
-                    f"{path}: none of the {count} rows with label {label!r} falls into {split}; equal rows stay together, so"
-                    " drop those that repeat and add others"
-                )
-
-
-def _arranged(columns: Arrays, labels: Array | None, chosen: npt.NDArray[np.intp], signature: Signature) -> list[Batch]:
-    axes = {spec.name: spec.batch_axis for spec in signature.inputs}
-    together = all(axes.get(name, 0) is not None for name in columns)
-    groups = [chosen] if together else [chosen[index : index + 1] for index in range(len(chosen))]
-    return [
-        Batch(
-            {name: _placed(column[group], axes.get(name, 0)) for name, column in columns.items()},
-            None if labels is None else labels[group],
-        )
-        for group in groups
-    ]
-
-
-def _placed(rows: Array, axis: int | None) -> Array:
-    """Rows along the model's batch axis; a single row as it is where the model has none."""
-    placed: Array = rows[0] if axis is None else np.moveaxis(rows, 0, axis) if axis < rows.ndim else rows
-    return placed
-
-
-def _columns(path: Path) -> Arrays:
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file) as archive:
-                return {name: archive[name] for name in archive.files}
-        import pyarrow.parquet  # noqa: PLC0415 - only a Parquet source needs it
-
-        table = pyarrow.parquet.read_table(path)
-        return {name: _column(table.column(name), f"{path}: column {name!r}") for name in table.column_names}
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such file; `data` is relative to the budgets file") from None
-    except SourceError:
-        raise
-    except Exception as error:  # the two readers raise many unrelated classes for a damaged file
-        raise SourceError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
-
-
-def _column(column: Any, what: str) -> Array:
-    """An Arrow column as an array of its own dtype; lists of one length become further axes."""
-    import pyarrow.compute  # noqa: PLC0415
-    import pyarrow.types as kinds  # noqa: PLC0415
-
-    values, shape = column.combine_chunks(), [len(column)]
-    while kinds.is_list(values.type) or kinds.is_large_list(values.type) or kinds.is_fixed_size_list(values.type):
-        sizes = pyarrow.compute.unique(pyarrow.compute.list_value_length(values)).to_pylist()
-        if len(sizes) != 1 or sizes[0] is None:
-            raise SourceError(
-                f"{what} has rows of different shapes; wanted one shape, or a callable that yields batches"
-            )
-        shape.append(sizes[0])
-        values = values.flatten()
-    if values.null_count:
-        raise SourceError(f"{what} holds {values.null_count} nulls; wanted a value in every row")
-    array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
-    return array
-
-
 def row_digest(row: Mapping[str, Any]) -> bytes:
     """A digest of one row's inputs, whatever their order."""
     digest = hashlib.blake2b(digest_size=16)
@@ -200,13 +93,6 @@ def row_digest(row: Mapping[str, Any]) -> bytes:
         digest.update(f"{name}|{'text' if text else value.dtype.kind}|{value.shape}|".encode())
         digest.update(repr(value.tolist()).encode() if text else value.tobytes())
     return digest.digest()
-
-
-def _split_of(digest: bytes) -> Split:
-    share = int.from_bytes(digest[:4], "big") / _HASH_RANGE
-    if share < _CALIBRATION_SHARE:
-        return "calibration"
-    return "selection" if share < _SELECTION_SHARE else "confirmation"
 
 
 def check_labels(batches: Iterable[Batch], signature: Signature, split: Split, *, needed: bool) -> None:
@@ -240,7 +126,7 @@ def row_count(signature: Signature, inputs: Mapping[str, Array]) -> int:
     return 1
 
 
-def rows(signature: Signature, batch: Batch) -> Iterator[tuple[Arrays, Any]]:
+def each_row(signature: Signature, batch: Batch) -> Iterator[tuple[Arrays, Any]]:
     """Each row of a batch as a request of its own, with its label."""
     count = row_count(signature, batch.inputs)
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
@@ -259,7 +145,7 @@ def check_disjoint(signature: Signature, splits: Mapping[Split, list[Batch]]) ->
         SourceError: Some sample stands in two splits.
     """
     digests = {
-        name: {row_digest(inputs) for batch in batches for inputs, _ in rows(signature, batch)}
+        name: {row_digest(inputs) for batch in batches for inputs, _ in each_row(signature, batch)}
         for name, batches in splits.items()
     }
     for first, second in itertools.combinations(digests, 2):
@@ -270,38 +156,7 @@ def check_disjoint(signature: Signature, splits: Mapping[Split, list[Batch]]) ->
             )
 
 
-def store(path: Path, batches: Iterable[Batch]) -> None:
-    """Write a split."""
-    arrays: Arrays = {}
-    for index, batch in enumerate(batches):
-        for name, value in batch.inputs.items():
-            arrays[f"{index}/in/{name}"] = storable(value)
-        if batch.labels is not None:
-            arrays[f"{index}/labels"] = storable(batch.labels)
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def storable(array: Array) -> Array:
-    """The array as .npz files hold it: strings at a fixed width, since an object array would need pickle."""
-    return array.astype(str) if array.dtype == object else array
-
-
-def read(path: Path) -> list[Batch]:
-    """Read a split that :func:`store` wrote. Strings come back as objects, which is how a session takes them."""
-    inputs: dict[int, Arrays] = {}
-    labels: dict[int, Array] = {}
-    with np.load(path, allow_pickle=False) as archive:
-        for key in archive.files:
-            index, kind, *name = key.split("/", 2)
-            value = archive[key]
-            if kind == "labels":
-                labels[int(index)] = value
-            else:
-                inputs.setdefault(int(index), {})[name[0]] = value.astype(object) if value.dtype.kind == "U" else value
-    return [Batch(inputs[index], labels.get(index)) for index in sorted(inputs)]
-
-
-def digest(splits: Mapping[Split, list[Batch]]) -> str:
+def digest_splits(splits: Mapping[Split, list[Batch]]) -> str:
     """Digest of all samples and labels, in order."""
     total = hashlib.sha256()
     for name in SPLITS:
@@ -334,7 +189,7 @@ def subset(signature: Signature, batches: list[Batch], wanted: int, seed: int) -
     return kept
 
 
-def _discrete(labels: Array, count: int) -> bool:
+def is_discrete(labels: Array, count: int) -> bool:
     """Whether there is one whole number, boolean or text a row."""
     return labels.ndim == 1 and labels.dtype.kind in "iubUO" and len(labels) == count
 
@@ -343,7 +198,7 @@ def _stratified(labels: Array | None, count: int, wanted: int, seed: int) -> npt
     generator = np.random.default_rng(seed)
     if wanted >= count:
         return np.arange(count)
-    if labels is None or not _discrete(labels, count) or len(Counter(labels.tolist())) > wanted:
+    if labels is None or not is_discrete(labels, count) or len(Counter(labels.tolist())) > wanted:
         return np.sort(generator.choice(count, wanted, replace=False))
     order = generator.permutation(count)
     # Evenly spaced entries of a shuffled order, sorted by label, keep every label's share within one sample.

@@ -21,7 +21,7 @@ def upper_bound(lost: int, won: int, n: int, confidence: float) -> float:
     z = float(ndtri(confidence))
 
     def not_refused(drop: float) -> float:
-        variance, skewness = _moments(lost, won, n, drop)
+        variance, skewness = moments(lost, won, n, drop)
         critical = -z + (z * z - 1.0) * skewness / 6.0
         return (lost - won + _HALF_SAMPLE - n * drop) / math.sqrt(variance) - critical
 
@@ -38,12 +38,6 @@ def lower_bound(lost: int, won: int, n: int, confidence: float) -> float:
     return -upper_bound(won, lost, n, confidence)
 
 
-def tango_score(lost: int, won: int, n: int, drop: float) -> float:
-    """Tango's statistic of the hypothesis that the true drop is `drop` (his equations 24 to 26, with lost for b and won for c)."""
-    variance, _ = _moments(lost, won, n, drop)
-    return (lost - won - n * drop) / math.sqrt(variance)
-
-
 def pairs_to_settle(lost: int, won: int, n: int, max_drop: float, confidence: float) -> int | None:
     """Samples that would show, with chance 0.8, on which side of `max_drop` the drop is, if the shares stay what they are.
 
@@ -53,14 +47,14 @@ def pairs_to_settle(lost: int, won: int, n: int, max_drop: float, confidence: fl
     gap = abs(max_drop - (lost - won) / n)
     if gap == 0.0 or not -1.0 < max_drop < 1.0:
         return None
-    under_limit, _ = _moments(lost, won, n, max_drop)
+    under_limit, _ = moments(lost, won, n, max_drop)
     observed = (lost + won - (lost - won) ** 2 / n) / n
     root = float(ndtri(confidence) * math.sqrt(under_limit / n) + ndtri(POWER) * math.sqrt(observed))
     pairs = (root / gap) ** 2
     return max(math.ceil(pairs / 4.0 * (1.0 + math.sqrt(1.0 + 4.0 * _HALF_SAMPLE / (pairs * gap))) ** 2), n + 1)
 
 
-def _moments(lost: int, won: int, n: int, drop: float) -> tuple[float, float]:
+def moments(lost: int, won: int, n: int, drop: float) -> tuple[float, float]:
     """Variance and skewness of lost - won if the true drop is `drop`, with the share won at its maximum of likelihood under that."""
     linear = (2 * n - lost + won) * drop - lost - won
     constant = -won * drop * (1.0 - drop)

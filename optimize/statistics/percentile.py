@@ -73,18 +73,6 @@ def lag1_autocorrelation(values: npt.NDArray[np.floating[Any]]) -> float:
     return autocorrelation(values, 1)
 
 
-def one_look(
-    latencies_ms: Latencies, limit_ms: float, percentile: float, alpha: float = ALPHA, noise: float = 0.0
-) -> Finding:
-    """Judge independent calls once.
-
-    `noise` is the machine's own, as a share: the limit is tightened by it for PASS and widened by it for FAIL. `low` and `high` are
-    bounds of the percentile at confidence 1 - alpha.
-    """
-    found = _counted(np.asarray(latencies_ms, float), limit_ms, percentile, alpha, noise)
-    return _with(found, settling(found.verdict, found.needed, "calls"))
-
-
 def look(
     latencies_ms: Latencies, limit_ms: float, percentile: float, *, looks: Sequence[int] = LOOKS, noise: float = 0.0
 ) -> Finding:

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from optimize.convert import candidate_specs
-from optimize.convert.candidate_specs import BuiltCandidate, CandidateSpec
+from optimize.convert.candidate_build import BuiltCandidate, build
+from optimize.convert.candidate_specs import CandidateSpec, candidate_specs, disabled_optimizers
 from optimize.errors import CandidateError
 from optimize.execution.stage_runner import stored
 from optimize.manifest import Artifact, Blob, CandidateResult, Manifest, SessionOptions, counted, digest_of
@@ -19,7 +19,7 @@ _ENGINE = (
 def build_all(tournament: Tournament) -> tuple[list[Candidate], list[CandidateResult]]:
     """Build every spec that applies; those that cannot compete are results already."""
     candidates, absent = [], []
-    for spec in candidate_specs.grid(tournament.budgets, tournament.source.rows, tournament.runner.providers):
+    for spec in candidate_specs(tournament.budgets, tournament.source.rows, tournament.runner.providers):
         if spec.reason:
             absent.append(CandidateResult(spec.name, spec.precision, spec.runtime, "n/a", spec.reason))
             continue
@@ -39,7 +39,7 @@ def build_all(tournament: Tournament) -> tuple[list[Candidate], list[CandidateRe
 def _build(tournament: Tournament, spec: CandidateSpec) -> Candidate:
     folder = tournament.runner.build(
         f"{spec.name}: build",
-        candidate_specs.build,
+        build,
         spec,
         tournament.graph,
         tournament.split("calibration"),
@@ -47,7 +47,7 @@ def _build(tournament: Tournament, spec: CandidateSpec) -> Candidate:
         tournament.budgets.compute_capabilities if spec.engine else (),
     )
     record = stored(folder, BuiltCandidate)
-    options = SessionOptions(spec.target, disabled_optimizers=candidate_specs.disabled_optimizers(spec))
+    options = SessionOptions(spec.target, disabled_optimizers=disabled_optimizers(spec))
     files = tuple(Blob(name, digest_of(folder / name), (folder / name).stat().st_size) for name in record.files)
     changed = (f"{counted(record.changed, 'node')} changed precision",) if record.changed else ()
     return Candidate(

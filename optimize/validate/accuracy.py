@@ -11,10 +11,10 @@ from optimize.arrays import Array
 from optimize.budgets import AccuracyBudget
 from optimize.errors import SourceError, first_line
 from optimize.manifest import Signature
-from optimize.source import samples as sampling
 from optimize.source.imports import attribute
-from optimize.statistics import drop as rules
+from optimize.source.split_file import read_split
 from optimize.statistics import metrics
+from optimize.statistics.drop import agreement, paired_drop, score_drop, set_drop
 from optimize.statistics.finding import Finding
 from optimize.validate import answers
 
@@ -67,7 +67,7 @@ def judge(
     flipped = np.flatnonzero(~equal)
     return Accuracy(
         drop=None if labels is None else _drop(budget, base, before, after, labels),
-        agreement=rules.agreement(equal, budget.min_agreement or 0.0, budget.confidence),
+        agreement=agreement(equal, budget.min_agreement or 0.0, budget.confidence),
         flipped=tuple(int(index) for index in flipped[:MOST_FLIPPED]),
         lost_by_class=_lost_by_class(budget, before, after, labels),
     )
@@ -96,7 +96,7 @@ def _stacked(rows: list[Array]) -> Array:
 
 
 def _labels(split: Path) -> Array | None:
-    found = [batch.labels for batch in sampling.read(split)]
+    found = [batch.labels for batch in read_split(split)]
     if any(labels is None for labels in found):
         return None
     return np.concatenate([labels for labels in found if labels is not None])
@@ -121,14 +121,14 @@ def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, label
         def both(chosen: npt.NDArray[np.intp]) -> tuple[float, float]:
             return float(scores(before[chosen], labels[chosen])), float(scores(after[chosen], labels[chosen]))
 
-        return rules.set_drop(both, len(labels), max_drop, budget.confidence, SEED)
+        return set_drop(both, len(labels), max_drop, budget.confidence, SEED)
     if source.shape != (len(labels),):
         raise SourceError(
             f"{budget.metric} gave shape {list(source.shape)}; wanted one score a sample ({len(labels)}), or one number"
         )
     if source.dtype == bool:
-        return rules.paired_drop(source, candidate, max_drop, budget.confidence)
-    return rules.score_drop(source.astype(float), candidate.astype(float), max_drop, budget.confidence, SEED)
+        return paired_drop(source, candidate, max_drop, budget.confidence)
+    return score_drop(source.astype(float), candidate.astype(float), max_drop, budget.confidence, SEED)
 
 
 def _equal(before: Array, after: Array, metric: str) -> npt.NDArray[np.bool_]:

@@ -14,9 +14,9 @@ from optimize.errors import CandidateError, ExecutionError
 from optimize.execution.machine import cores
 from optimize.manifest import Signature
 from optimize.runtime.session import Session
-from optimize.source import samples as sampling
 from optimize.source.model_ref import ModelRef, opened_instances
-from optimize.source.samples import Batch
+from optimize.source.samples import Batch, row_count
+from optimize.source.split_file import read_split, storable
 
 
 def record(
@@ -36,13 +36,13 @@ def record(
         CandidateError: The model_ref fails on a batch, or answers NaN where its inputs hold none.
     """
     size = 1 if row_by_row else signature.max_batch
-    asked = list(executions(signature, sampling.read(split), size))
+    asked = list(executions(signature, read_split(split), size))
     ends = list(accumulate(rows for _, rows in asked))
     starts = [0, *ends[:-1]]
     arrays: Arrays = {}
     for index, answers in enumerate(_answered(model_ref, [inputs for inputs, _ in asked], starts)):
         for name, value in answers.items():
-            arrays[f"{index}/{name}"] = sampling.storable(value)
+            arrays[f"{index}/{name}"] = storable(value)
     np.savez(target, allow_pickle=False, **arrays)
     return ends[-1] if ends else 0
 
@@ -70,7 +70,7 @@ def executions(signature: Signature, batches: list[Batch], size: int) -> Iterato
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
     step = max(size, signature.dims[BATCH].min if BATCH in signature.dims else 1)
     for batch in batches:
-        count = sampling.row_count(signature, batch.inputs)
+        count = row_count(signature, batch.inputs)
         for start in range(0, count, step):
             stop = min(start + step, count)
             yield {name: _cut(value, axes[name], start, stop) for name, value in batch.inputs.items()}, stop - start

@@ -132,11 +132,17 @@ def paired_rules(n: int, max_drop: float, confidence: float = 0.95) -> dict[str,
     """What (lost, won) of n decide, by Tango's interval as published and by the bounds in use."""
     z = float(ndtri(confidence))
     return {
-        "tango PASS": lambda lost, won: paired.tango_score(lost, won, n, max_drop) < -z,
-        "tango FAIL": lambda lost, won: paired.tango_score(lost, won, n, max_drop) > z,
+        "tango PASS": lambda lost, won: tango_score(lost, won, n, max_drop) < -z,
+        "tango FAIL": lambda lost, won: tango_score(lost, won, n, max_drop) > z,
         "PASS": lambda lost, won: paired.upper_bound(lost, won, n, confidence) < max_drop,
         "FAIL": lambda lost, won: paired.lower_bound(lost, won, n, confidence) > max_drop,
     }
+
+
+def tango_score(lost: int, won: int, n: int, drop: float) -> float:
+    """Tango's statistic of the hypothesis that the true drop is `drop` (his equations 24 to 26, with lost for b and won for c)."""
+    variance, _ = paired.moments(lost, won, n, drop)
+    return (lost - won - n * drop) / math.sqrt(variance)
 
 
 def chance(decides: Decides, n: int, lost_share: float, won_share: float, *, few_lost: bool) -> float:

@@ -8,14 +8,15 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from optimize.convert import candidate_specs
-from optimize.convert.candidate_specs import BuiltCandidate, CandidateSpec
+from optimize.convert import candidate_build
+from optimize.convert.candidate_build import BuiltCandidate
+from optimize.convert.candidate_specs import CandidateSpec
 from optimize.measure import interleaved
 from optimize.measure.interleaved import InterleavedTiming
 from optimize.source.model_ref import ModelRef
 from tests.exporting import CLASSES, FEATURES
 
-honest = candidate_specs.build
+honest = candidate_build.build
 honest_duel = interleaved.time_interleaved
 
 

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from optimize import pipeline
-from optimize.convert import candidate_specs
+from optimize.convert import candidate_build
 from optimize.errors import ArtifactError
 from optimize.manifest import Result, decode
 from optimize.measure import golden, interleaved
@@ -297,7 +297,7 @@ def test_nan_fails_its_candidate_alone(again: Path) -> None:
 
 def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(candidate_specs, "build", saboteur.build)
+    monkeypatch.setattr(candidate_build, "build", saboteur.build)
     budget = project(tmp_path / "project", precisions=["fp32", "fp16", "int8-dynamic", "int8-static"])
     options = pipeline.Options(quick=True, timeout_s=8.0, memory_mb=1500)
     (result,) = pipeline.export(read(budget), options)

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from optimize.budgets import Dim
-from optimize.convert import baseline, candidate_specs
+from optimize.convert import baseline, candidate_build
 from optimize.convert.candidate_specs import CandidateSpec
 from optimize.errors import CandidateError
 from optimize.execution.environment import Clock, Environment
 from optimize.execution.isolation import Isolated
 from optimize.manifest import CurvePoint, Machine, OperatingPoint, Signature, TensorSpec, digest_of
 from optimize.measure import curve, golden, interleaved, latency, memory, operating, screen, throughput
-from optimize.source import loading, preprocess_package, samples
+from optimize.source import loading, preprocess_package
 from optimize.source.model_ref import ModelRef
 from optimize.source.samples import Batch
+from optimize.source.split_file import store_split
 from optimize.validate import accuracy, answers
 
 MAX_BATCH, CLASSES = 8, 3
@@ -153,9 +154,9 @@ class FakeStages(Isolated):
 
     def _read(self, budgets: Any, _base: Path, folder: Path) -> loading.Source:
         for name, rows in (self.rows | PARTS).items() if self.rows else ():
-            samples.store(folder / f"{name}.npz", [_split(rows, name + self.data, labelled=self.labelled)])
+            store_split(folder / f"{name}.npz", [_split(rows, name + self.data, labelled=self.labelled)])
         if budgets.preprocess is not None:
-            samples.store(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8) + _offset(self.data)}, None)])
+            store_split(folder / f"{loading.RAW}.npz", [Batch({"text": np.arange(8) + _offset(self.data)}, None)])
         code = "" if budgets.preprocess is None else hashlib.sha256(self.code.encode()).hexdigest()
         return loading.Source(self.source, self.data, self.rows, "torch-cpu", self.metric, code)
 
@@ -173,11 +174,11 @@ class FakeStages(Isolated):
         (folder / preprocess_package.GOLDEN).write_text("raw requests")
         return preprocess_package.Taken(("prep.py",), (TensorSpec("text", "object", ("batch",)),), 8)
 
-    def _build(self, spec: CandidateSpec, baseline: Path, *others: Any) -> candidate_specs.BuiltCandidate:
+    def _build(self, spec: CandidateSpec, baseline: Path, *others: Any) -> candidate_build.BuiltCandidate:
         folder, wanted = others[-1], self.of(spec.precision)
         head = f"{spec.precision}\n{digest_of(baseline)}\n".encode()
         (folder / "model.onnx").write_bytes(head.ljust(wanted.size_bytes, b"."))
-        return candidate_specs.BuiltCandidate(
+        return candidate_build.BuiltCandidate(
             ("model.onnx",), 0 if spec.precision == "fp32" else 3, ("made by a test",)
         )
 
@@ -255,7 +256,7 @@ def _stages(fake: FakeStages) -> dict[Callable[..., Any], tuple[str, Callable[..
         loading.read: ("read", fake._read),
         baseline.convert: ("convert", fake._convert),
         preprocess_package.take: ("code", fake._take),
-        candidate_specs.build: ("build", fake._build),
+        candidate_build.build: ("build", fake._build),
         screen.measure: ("screen", fake._screen),
         answers.record: ("answers", fake._answers),
         accuracy.judge: ("judge", accuracy.judge),

@@ -9,9 +9,9 @@ from onnx import helper
 
 from optimize.budgets import Dim, ModelBudgets
 from optimize.manifest import SessionOptions, Signature, TensorSpec
-from optimize.source import samples
 from optimize.source.model_ref import ModelRef
 from optimize.source.samples import Batch
+from optimize.source.split_file import store_split
 from tests.optimize.recipes.models import save, weight
 
 X = TensorSpec("x", "float32", ("batch", 4))
@@ -45,7 +45,7 @@ def stored(folder: Path, *batches: Any, labels: Any = None) -> Path:
         rows = len(next(iter(inputs.values())))
         items.append(Batch(inputs, None if labels is None else np.asarray(labels)[start : start + rows]))
         start += rows
-    samples.store(folder / "split.npz", items)
+    store_split(folder / "split.npz", items)
     return folder / "split.npz"
 
 

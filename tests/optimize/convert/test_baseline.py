@@ -13,8 +13,9 @@ from optimize.convert.baseline import BASELINE, Conversion
 from optimize.errors import SourceError
 from optimize.manifest import SessionOptions
 from optimize.runtime.session import OnnxSession
-from optimize.source import loading, samples
+from optimize.source import loading
 from optimize.source.samples import Batch
+from optimize.source.split_file import store_split
 from tests.optimize.model_refs import linear, reals
 from tests.optimize.recipes.models import save
 from tests.optimize.source import modules
@@ -35,7 +36,7 @@ def converted(
     split = folder / "splits"
     split.mkdir()
     chosen = [{"x": reals(6, 4)}] if batches is None else batches
-    samples.store(split / "selection.npz", [Batch(inputs, None) for inputs in chosen])
+    store_split(split / "selection.npz", [Batch(inputs, None) for inputs in chosen])
     return baseline.convert(budgets, base, split, folder)
 
 
@@ -225,6 +226,12 @@ def test_module_that_cannot_be_exported_is_told_in_one_line(tmp_path: Path, name
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_graph_is_compared_with_the_module_at_min_opt_and_max(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(SourceError, match=rf"output 'output' at {{'batch': {rows}}}: the exported graph differs"):
+        converted(tmp_path, module(f"differs_at_{rows}"))
+
+
 def test_module_needs_its_inputs_declared(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="a PyTorch source needs its inputs declared"):
         converted(tmp_path, module("TwoOutputs", inputs={}))
@@ -348,27 +355,3 @@ def test_requests_that_the_model_does_not_take_are_refused(tmp_path: Path, batch
     baseline.check_latency_batch(1, dims)
     with pytest.raises(SourceError, match=told):
         baseline.check_latency_batch(rows, dims)
-
-
-# Shaping real samples.
-
-
-def test_shaped_cuts_and_repeats_real_rows() -> None:
-    (spec,) = loading.declared_inputs(module("Identity", inputs=X), HERE)
-    x = reals(3, 4)
-    for rows in (1, 3, 8):
-        found = baseline.shaped((spec,), [Batch({"x": x}, None)], {"batch": rows}, offset=1)["x"]
-        np.testing.assert_array_equal(found, x[[(row + 1) % 3 for row in range(rows)]])
-
-
-def test_shaped_inputs_of_one_request_come_from_one_batch() -> None:
-    specs = loading.declared_inputs(
-        module("ByName", inputs={"image": InputSpec("float32", ("batch", 4)), "scale": InputSpec("float32", ())}), HERE
-    )
-    batches = [
-        Batch({"image": np.full((2, 4), i, np.float32), "scale": np.array(i, np.float32)}, None) for i in range(3)
-    ]
-    for offset in range(7):
-        found = baseline.shaped(specs, batches, {"batch": 4}, offset)
-        assert (found["image"] == found["scale"]).all()
-        assert found["image"].shape == (4, 4)

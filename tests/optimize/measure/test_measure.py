@@ -15,9 +15,9 @@ from optimize.manifest import Signature, TensorSpec
 from optimize.measure import curve, golden, interleaved, latency, memory, operating, screen, workload
 from optimize.measure.latency import warm_up
 from optimize.runtime.session import OnnxSession
-from optimize.source import samples
 from optimize.source.model_ref import ModelRef
 from optimize.source.samples import Batch
+from optimize.source.split_file import store_split
 from tests.optimize.model_refs import SIGNATURE, X, Y, identity, reals, stored, written
 
 
@@ -113,7 +113,7 @@ def test_every_dynamic_axis_gets_its_size(tmp_path: Path) -> None:
     mask = TensorSpec("mask", "int64", ("batch", "n"))
     signature = Signature((ids, mask), (), {"batch": Dim(1, 2, 4), "n": Dim(1, 5, 9)})
     values = np.arange(12).reshape(3, 4)
-    samples.store(tmp_path / "split.npz", [Batch({"ids": values, "mask": values + 100}, None)])
+    store_split(tmp_path / "split.npz", [Batch({"ids": values, "mask": values + 100}, None)])
     assert workload.opt_sizes(signature, 3) == {"batch": 3, "n": 5}
     for request in workload.requests(signature, tmp_path / "split.npz", {"batch": 3, "n": 5}):
         assert request["ids"].shape == (3, 5)

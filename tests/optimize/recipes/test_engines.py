@@ -20,7 +20,8 @@ from optimize.convert import baseline
 from optimize.convert.baseline import BASELINE
 from optimize.manifest import Signature
 from optimize.recipes import fp16, int8_static, tensorrt
-from optimize.source.samples import Batch, store
+from optimize.source.samples import Batch
+from optimize.source.split_file import store_split
 from tests import exporting
 from tests.optimize.recipes import pretrained
 from tests.optimize.recipes.models import run
@@ -85,7 +86,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, network) -> Callable[[str
 
     def convert(name: str) -> Exported:
         folder = tmp_path_factory.mktemp(name)
-        store(folder / "calibration.npz", [Batch(inputs, None) for inputs in network(name).calibration[:2]])
+        store_split(folder / "calibration.npz", [Batch(inputs, None) for inputs in network(name).calibration[:2]])
         conversion = baseline.convert(network(name).budgets, pretrained.ROOT, folder, folder)
         return Exported(folder / BASELINE, conversion.signature)
 

@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from optimize.recipes import folding, int8_dynamic, int8_static, storage
+from optimize.recipes import folding, int8_dynamic, int8_static, onnx_files
 from tests.optimize.recipes.models import batches, operators, run, save, weight
 
 
@@ -32,9 +32,9 @@ def network(path, outputs: dict):
 
 def test_batch_normalisation_becomes_part_of_the_convolution(tmp_path):
     source = network(tmp_path / "m.onnx", {"y": ["batch", 6, 6, 6]})
-    model = storage.read(source)
+    model = onnx_files.read(source)
     folding.fold(model)
-    path, *_ = storage.write(model, tmp_path / "folded.onnx")
+    path, *_ = onnx_files.write(model, tmp_path / "folded.onnx")
     assert operators(path) == ["Conv", "Relu"]
     given = batches((3, 8, 8))
     np.testing.assert_allclose(run(path, given[0])[0], run(source, given[0])[0], rtol=1e-4, atol=1e-5)
@@ -44,7 +44,7 @@ def test_batch_normalisation_becomes_part_of_the_convolution(tmp_path):
 
 def test_a_convolution_that_others_read_keeps_its_values(tmp_path):
     source = network(tmp_path / "m.onnx", {"y": ["batch", 6, 6, 6], "c": ["batch", 6, 6, 6]})
-    model = storage.read(source)
+    model = onnx_files.read(source)
     folding.fold(model)
     assert [node.op_type for node in model.graph.node] == ["Conv", "BatchNormalization", "Relu"]
 

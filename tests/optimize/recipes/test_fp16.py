@@ -4,7 +4,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optimize.errors import CandidateError
-from optimize.recipes import fp16, types
+from optimize.recipes import fp16
+from optimize.recipes.element_types import types_of
 from tests.optimize.recipes.models import batches, run, save, weight
 
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -23,7 +24,7 @@ def assert_close(source, built, inputs, tolerance: float = RELATIVE) -> None:
 
 
 def element_types(built) -> dict[str, int]:
-    return types.of(onnx.load(built.files[0]).graph)
+    return types_of(onnx.load(built.files[0]).graph)
 
 
 def test_a_network_computes_in_fp16_between_fp32_inputs_and_outputs(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimize.errors import SourceError
-from optimize.recipes import graph, int8_dynamic, types
+from optimize.recipes import graph, int8_dynamic
+from optimize.recipes.element_types import types_of
 from tests.optimize.recipes.models import FLOAT, run, save, weight
 
 X = np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)
@@ -71,7 +72,7 @@ def test_every_value_has_a_type_even_where_onnx_cannot_infer_it(tmp_path):
         domains=("com.microsoft",),
     )
     graph.prepare(source, tmp_path / "p.onnx")
-    found = types.of(onnx.load(tmp_path / "p.onnx").graph)
+    found = types_of(onnx.load(tmp_path / "p.onnx").graph)
     assert {"h", "hidden"} <= found.keys()
     assert found["hidden"] == FLOAT
 

@@ -7,8 +7,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from optimize.convert import candidate_specs
-from optimize.convert.candidate_specs import CandidateSpec
+from optimize.convert.candidate_specs import CandidateSpec, disabled_optimizers
 from optimize.errors import ExecutionError
 from optimize.manifest import SessionOptions
 from optimize.runtime.session import OnnxSession
@@ -37,7 +36,7 @@ def test_optimizers_that_are_slower_on_the_cpu_do_not_run(
 
     monkeypatch.setattr(ort, "InferenceSession", telling)
     ran = {}
-    for disabled in ((), candidate_specs.disabled_optimizers(CandidateSpec("fp32", "cpu"))):
+    for disabled in ((), disabled_optimizers(CandidateSpec("fp32", "cpu"))):
         with OnnxSession(residual, SessionOptions(disabled_optimizers=disabled)) as session:
             answer = session.run({"x": np.ones((2, 3, 16), np.float32)})["y"]
         ran[disabled] = ({node.op_type for node in onnx.load(written).graph.node}, answer)
@@ -45,7 +44,7 @@ def test_optimizers_that_are_slower_on_the_cpu_do_not_run(
     assert "SkipLayerNormalization" in as_it_comes
     assert {"Add", "LayerNormalization"} <= without
     np.testing.assert_allclose(first, second, atol=1e-5)
-    assert candidate_specs.disabled_optimizers(CandidateSpec("fp32", "cuda")) == ()
+    assert disabled_optimizers(CandidateSpec("fp32", "cuda")) == ()
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,30 @@ class Sequence(Net):
         return ids + 1, values[:, 1:] - values[:, :-1], self.linear(features).mean(dim=1)
 
 
+class DiffersAt(Net):
+    """Its graph gives another answer than the module at one batch size."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y + 1.0 if not torch.compiler.is_exporting() and x.shape[0] == self.rows else y
+
+
+def differs_at_1() -> nn.Module:
+    return DiffersAt(1)
+
+
+def differs_at_2() -> nn.Module:
+    return DiffersAt(2)
+
+
+def differs_at_5() -> nn.Module:
+    return DiffersAt(5)
+
+
 class BatchLast(Net):
     """x[4, batch] -> y[3, batch]."""
 

@@ -10,7 +10,8 @@ from onnx import helper
 
 from optimize.budgets import AccuracyBudget, Dim, InputSpec, LatencyBudget, ModelBudgets
 from optimize.errors import SourceError, UserError
-from optimize.source import loading, samples
+from optimize.source import loading
+from optimize.source.split_file import read_split
 from tests.optimize.model_refs import linear, reals
 from tests.optimize.recipes.models import save
 
@@ -82,7 +83,7 @@ def test_screen_is_a_part_of_the_selection_split(tmp_path: Path) -> None:
     write_data(tmp_path, rows=2000)
     read(tmp_path, data="data.npz")
     screen, selection = (
-        np.concatenate([batch.inputs["x"] for batch in samples.read(tmp_path / f"{name}.npz")])
+        np.concatenate([batch.inputs["x"] for batch in read_split(tmp_path / f"{name}.npz")])
         for name in ("screen", "selection")
     )
     assert len(screen) == loading.PART_ROWS[loading.SCREEN]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Built:
+class RecipeResult:
     """What a recipe made.
 
     files: the model first, then its external data.

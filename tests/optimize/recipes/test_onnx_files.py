@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optimize.errors import CandidateError, SourceError
-from optimize.recipes import fp16, graph, int8_dynamic, int8_static, storage
+from optimize.recipes import fp16, graph, int8_dynamic, int8_static, onnx_files
 from tests.optimize.recipes.models import batches, run, save, weight
 
 X = np.random.default_rng(7).normal(size=(5, 64)).astype(np.float32)
@@ -27,8 +27,8 @@ def source(tmp_path):
 @pytest.fixture
 def beside(source, tmp_path, monkeypatch):
     """The same model with its weights in a file beside it, and a limit that makes every recipe do likewise."""
-    monkeypatch.setattr(storage, "INLINE_LIMIT_BYTES", 4096)
-    return storage.write(storage.read(source), tmp_path / "beside" / "m.onnx")
+    monkeypatch.setattr(onnx_files, "INLINE_LIMIT_BYTES", 4096)
+    return onnx_files.write(onnx_files.read(source), tmp_path / "beside" / "m.onnx")
 
 
 def test_weights_beside_the_model_are_named_by_their_digest(source, beside):
@@ -71,7 +71,7 @@ def test_every_recipe_reads_and_writes_external_data(source, beside, tmp_path):
 
 
 def test_weights_that_are_lists_of_numbers_are_moved_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr(onnx_files, "INLINE_LIMIT_BYTES", 0)
     values = np.arange(4096, dtype=np.float32).reshape(64, 64) / 4096
     numbers = helper.make_tensor("w", TensorProto.FLOAT, values.shape, values.ravel().tolist())
     assert not numbers.HasField("raw_data")
@@ -82,7 +82,7 @@ def test_weights_that_are_lists_of_numbers_are_moved_too(tmp_path, monkeypatch):
         {"y": ["b", 64]},
         [numbers],
     )
-    model, data = storage.write(storage.read(path), tmp_path / "out.onnx")
+    model, data = onnx_files.write(onnx_files.read(path), tmp_path / "out.onnx")
     assert data.stat().st_size == values.nbytes
     np.testing.assert_array_equal(run(path, {"x": X})[0], run(model, {"x": X})[0])
 
@@ -91,21 +91,21 @@ def test_missing_external_data_is_named(beside):
     model, data = beside
     data.unlink()
     with pytest.raises(SourceError, match=r"external data cannot be read .* keep the data file beside the model"):
-        storage.read(model)
+        onnx_files.read(model)
 
 
 def test_a_missing_file_and_an_empty_one_are_refused(tmp_path):
     with pytest.raises(SourceError, match="no such file"):
-        storage.read(tmp_path / "none.onnx")
+        onnx_files.read(tmp_path / "none.onnx")
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(SourceError, match="holds no ONNX graph"):
-        storage.read(tmp_path / "empty.onnx")
+        onnx_files.read(tmp_path / "empty.onnx")
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(source, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(CandidateError, match=r"model.onnx: cannot be written"):
-        storage.write(storage.read(source), tmp_path / "out" / "model.onnx")
+        onnx_files.write(onnx_files.read(source), tmp_path / "out" / "model.onnx")
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_a_model_over_two_gigabytes(tmp_path):
     graph_.initializer.extend(weights)
     del weights
     model = helper.make_model(graph_, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    source, data = storage.write(model, tmp_path / "m.onnx")
+    source, data = onnx_files.write(model, tmp_path / "m.onnx")
     assert data.stat().st_size > 2**31
     graph.prepare(source, tmp_path / "prepared" / "m.onnx")
     noise = rng.standard_normal((128, size), np.float32)

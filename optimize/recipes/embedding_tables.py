@@ -11,7 +11,7 @@ from optimize.recipes.graph import Names, attribute
 _LEAST_BYTES = 1 << 18  # below it a table is not worth two more nodes
 
 
-def quantise(graph: onnx.GraphProto) -> None:
+def quantise_tables(graph: onnx.GraphProto) -> None:
     """Replace each large table of the main graph, and the Gather nodes that look rows up in it, in place."""
     found = {tensor.name: tensor for tensor in graph.initializer if _is_table(tensor)}
     names = Names(graph)

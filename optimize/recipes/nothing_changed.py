@@ -2,7 +2,7 @@
 
 import onnx
 
-from optimize.recipes import graph as graphs
+from optimize.recipes.graph import ANCHORS, walk
 
 _TREES = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
 
@@ -19,9 +19,7 @@ def nothing_converted(graph: onnx.GraphProto) -> str:
 
 def _cause_in_anchors(graph: onnx.GraphProto, anchors: str) -> str:
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    found = {
-        constants[node.input[1]] for node in graph.node if node.op_type in graphs.ANCHORS and node.input[1] in constants
-    }
+    found = {constants[node.input[1]] for node in graph.node if node.op_type in ANCHORS and node.input[1] in constants}
     if found and onnx.TensorProto.FLOAT not in found:
         names = ", ".join(sorted(onnx.TensorProto.DataType.Name(element).lower() for element in found))
         return f"the weights of {anchors} are {names}, wanted float32; export the model in fp32"
@@ -30,12 +28,12 @@ def _cause_in_anchors(graph: onnx.GraphProto, anchors: str) -> str:
 
 def _cause(graph: onnx.GraphProto, purpose: str) -> str:
     outside = {node.op_type for node in graph.node}
-    inside = {node.op_type for node in graphs.walk(graph)} - outside
+    inside = {node.op_type for node in walk(graph)} - outside
     trees = sorted(outside.intersection(_TREES))
     if trees:
         return f"precision does not apply to {trees[0]}, which compares inputs with thresholds and multiplies nothing"
-    if inside & graphs.ANCHORS:
-        return f"{', '.join(sorted(inside & graphs.ANCHORS))} stand only inside If, Loop or Scan bodies"
-    if outside & graphs.ANCHORS:
-        return _cause_in_anchors(graph, ", ".join(sorted(outside & graphs.ANCHORS)))
+    if inside & ANCHORS:
+        return f"{', '.join(sorted(inside & ANCHORS))} stand only inside If, Loop or Scan bodies"
+    if outside & ANCHORS:
+        return _cause_in_anchors(graph, ", ".join(sorted(outside & ANCHORS)))
     return f"the graph has no Conv, Gemm or MatMul {purpose}"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper as external
 from onnx import numpy_helper
+from onnx.external_data_helper import load_external_data_for_model, set_external_data
 
 from optimize.errors import CandidateError, SourceError
 
@@ -36,7 +36,7 @@ def read(path: Path) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise SourceError(f"{path.name}: holds no ONNX graph; export the model again")
     try:
-        external.load_external_data_for_model(model, str(path.parent))
+        load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(
@@ -88,7 +88,7 @@ def _write_weights(graph: onnx.GraphProto, target: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     for tensor, offset, length in moved:
-        external.set_external_data(tensor, path.name, offset, length)
+        set_external_data(tensor, path.name, offset, length)
         tensor.ClearField("raw_data")
     return path
 

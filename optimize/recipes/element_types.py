@@ -27,7 +27,7 @@ _ELEMENT_TYPES = {
 }
 
 
-def complete(model: onnx.ModelProto) -> None:
+def complete_types(model: onnx.ModelProto) -> None:
     """Record the type of every value of the main graph that does not have one yet.
 
     Raises:
@@ -47,7 +47,7 @@ def complete(model: onnx.ModelProto) -> None:
         model.graph.value_info.extend(_asked_of_onnxruntime(skeleton, missing))
 
 
-def of(graph: onnx.GraphProto) -> dict[str, int]:
+def types_of(graph: onnx.GraphProto) -> dict[str, int]:
     """Element type by name, of every tensor of the main graph whose type is recorded."""
     found = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
