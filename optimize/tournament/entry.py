@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from optimize.convert.candidate_build import BuiltCandidate, build
+from optimize.convert import candidate_build
+from optimize.convert.candidate_build import BuiltCandidate
 from optimize.convert.candidate_specs import CandidateSpec, candidate_specs, disabled_optimizers
 from optimize.errors import CandidateError
 from optimize.execution.stage_runner import stored
@@ -39,7 +40,7 @@ def build_all(tournament: Tournament) -> tuple[list[Candidate], list[CandidateRe
 def _build(tournament: Tournament, spec: CandidateSpec) -> Candidate:
     folder = tournament.runner.build(
         f"{spec.name}: build",
-        build,
+        candidate_build.build,
         spec,
         tournament.graph,
         tournament.split("calibration"),
