@@ -26,7 +26,7 @@ _COMMANDS_ABOVE = {
     "loadtest": "loadtest.cli:loadtest",
 }
 # What a serving process imports, so that it counts as the memory that a candidate needs.
-_SERVING_MODULES = ("ray", "grpc", "serve.rayserve.deployment")
+SERVING_MODULES = ("ray", "grpc", "serve.rayserve.deployment")
 
 app = typer.Typer(
     name="optimize",
@@ -113,7 +113,7 @@ def export(
 
     if quick and build_only:
         raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
-    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout, serving_modules=_SERVING_MODULES)
+    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout, serving_modules=SERVING_MODULES)
     exported = project.read(budget)
     results = pipeline.export(exported, options, shown())
     for line in report.as_lines(results):
@@ -141,7 +141,7 @@ def validate(
     from optimize.tournament import choice  # noqa: PLC0415
 
     validated = project.read(budget)
-    options = pipeline.Options(tuple(model or ()), serving_modules=_SERVING_MODULES)
+    options = pipeline.Options(tuple(model or ()), serving_modules=SERVING_MODULES)
     results = pipeline.validate(validated, options, version, shown())
     for line in report.as_lines(results):
         typer.echo(line, err=True)

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
+from optimize.execution.atomic import replacing
+
 T = TypeVar("T")
 
 UNUSED_DAYS = 30
@@ -56,13 +58,8 @@ class Cache:
                 pass  # written by another release of this tool: measure it again
         value = measure()
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{key[:12]}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.encode(value))
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with replacing(target) as temporary:
+            temporary.write_bytes(msgspec.json.encode(value))
         self._fresh.add(f"{kind}/{key}")
         return value
 

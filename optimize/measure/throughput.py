@@ -1,4 +1,4 @@
-"""Requests a second that keep a p99, at open-loop Poisson arrivals through the same batcher that serves.
+"""Requests per second that keep a p99, at open-loop Poisson arrivals through the batcher that serves.
 
 Latency counts from the scheduled arrival, so that a batcher that falls behind cannot hide it; a refused or failed request counts as
 one that never came back.
@@ -50,7 +50,7 @@ class Service(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """One open-loop run: milliseconds from each scheduled arrival (None where no answer came), and answers a second."""
+    """One open-loop run: milliseconds from each scheduled arrival (None where no answer came), and answers per second."""
 
     latencies_ms: list[float | None]
     answered_qps: float
@@ -69,7 +69,7 @@ def schedule_s(qps: float, calls: int) -> float:
 
 
 def measure(service: Service, split: Path, qps: float, calls: int) -> Load:
-    """Offer `calls` requests at `qps` requests a second, after a warm-up that is not judged."""
+    """Offer `calls` requests at `qps` requests per second, after a warm-up that is not judged."""
 
     async def run() -> Load:
         async with _serving(service) as batcher:
@@ -115,7 +115,7 @@ async def _serving(service: Service) -> AsyncIterator[Batcher]:
     options = BatcherOptions(
         max_batch=batch,
         max_queue_rows=max(_QUEUE_BATCHES * batch, service.rows),
-        # Generous: what the limit asks is judged from the latencies, and a queue that grows for ever still comes to an end.
+        # Generous: the limit is judged from the latencies, and this only ends a queue that grows forever.
         default_timeout_s=max(10 * service.limit_ms / 1e3, 1.0) if math.isfinite(service.limit_ms) else 60.0,
     )
     with opened_instances(service.model_ref, service.instances) as sessions:

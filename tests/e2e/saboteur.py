@@ -17,28 +17,28 @@ from optimize.source.model_ref import ModelRef
 from tests.exporting import CLASSES, FEATURES
 
 honest = candidate_build.build
-honest_duel = interleaved.time_interleaved
+honest_timing = interleaved.time_interleaved
 
 
-def duel_without_int8(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
+def timing_without_int8(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
     """Aborts wherever artefacts are timed and a quantised one is among them; against the source all goes well."""
     if a.path and b.path and (_quantised(a.path) or _quantised(b.path)):
         os.abort()
-    return honest_duel(a, b, *rest)
+    return honest_timing(a, b, *rest)
 
 
-def duel_without_fp32(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
+def timing_without_fp32(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
     """Aborts wherever fp32 is timed against an artefact, itself included."""
     if a.path and b.path and not (_quantised(a.path) and _quantised(b.path)):
         os.abort()
-    return honest_duel(a, b, *rest)
+    return honest_timing(a, b, *rest)
 
 
-def duel_of_one(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
+def timing_of_one(a: ModelRef, b: ModelRef, *rest: Any) -> InterleavedTiming:
     """Aborts wherever two different artefacts are timed."""
     if a.path and b.path and a.path != b.path:
         os.abort()
-    return honest_duel(a, b, *rest)
+    return honest_timing(a, b, *rest)
 
 
 def record(*_: Any) -> None:

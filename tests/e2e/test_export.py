@@ -310,19 +310,10 @@ def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monke
     assert found[FP32][0] in ("qualified", "inconclusive")
 
 
-def is_duel(record: Path) -> bool:
-    value = json.loads(record.read_bytes()).get("value")
-    return isinstance(value, dict) and value.keys() == set(interleaved.InterleavedTiming.__struct_fields__)
-
-
-def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options: Any) -> Result:
-    """The export with other duels, all of which it has to hold again."""
+def exported_with(timing: Any, budget: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Result:
+    """The export with another function that times two models, which has no results in the cache."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(interleaved, "time_interleaved", duel)
-    held = [record for record in (budget.parent / "artifacts" / ".cache" / "measured").iterdir() if is_duel(record)]
-    assert held
-    for record in held:
-        record.unlink()
+    monkeypatch.setattr(interleaved, "time_interleaved", timing)
     budgets(budget.parent, **options)
     (result,) = pipeline.export(read(budget), pipeline.Options())
     return result
@@ -331,23 +322,23 @@ def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options:
 def test_candidate_that_cannot_be_timed_is_out_and_the_others_go_on(
     again: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = dueling(again, monkeypatch, saboteur.duel_without_int8)
+    result = exported_with(saboteur.timing_without_int8, again, monkeypatch)
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
     assert (result.exit, found[FP32][0]) == (0, "winner")
     assert found[INT8] == ("failed", "its process was killed by SIGABRT")
 
 
-def test_noise_is_told_by_the_next_where_the_simplest_cannot_be_timed(
+def test_noise_is_measured_with_the_next_where_the_simplest_cannot_be_timed(
     again: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = dueling(again, monkeypatch, saboteur.duel_without_fp32, latency__p50_ms=1000.0)
+    result = exported_with(saboteur.timing_without_fp32, again, monkeypatch, latency__p50_ms=1000.0)
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
     assert (result.exit, found[INT8][0]) == (0, "winner")
     assert found[FP32] == ("failed", "its process was killed by SIGABRT")
 
 
 def test_two_that_break_side_by_side_alone_are_a_tie(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = dueling(again, monkeypatch, saboteur.duel_of_one)
+    result = exported_with(saboteur.timing_of_one, again, monkeypatch)
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
     assert (result.exit, found[FP32][0], found[INT8][0]) == (0, "winner", "qualified")
     assert "a tie, since they break when they are timed side by side" in found[INT8][1]

@@ -14,34 +14,34 @@ from tests import exporting
 from tests.optimize.fake_stages import Call, Candidate, FakeStages
 
 MODEL = "tiny"
-# What a test says nothing about is not budgeted, but for accuracy: it takes the stages that every export has.
-_UNSAID = {"size__mb": None, "accuracy__min_agreement": None, "accuracy__max_drop": 0.05}
+# Defaults: only accuracy has a budget, so only the stages of every export run.
+_DEFAULTS = {"size__mb": None, "accuracy__min_agreement": None, "accuracy__max_drop": 0.05}
 
 
 class Lines:
-    """The lines that a run leaves on the screen."""
+    """The lines that a run shows."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.shown: list[str] = []
 
     def step(self, _model: str, _text: str) -> AbstractContextManager[None]:
         return nullcontext()
 
     def note(self, _model: str, text: str) -> None:
-        self.said.append(text)
+        self.shown.append(text)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model's result, the stages that ran for it, and what was said meanwhile."""
+    """One model's result, the stages that ran for it, and the lines that it showed."""
 
     result: Result
     calls: tuple[Call, ...]
-    said: tuple[str, ...]
+    shown: tuple[str, ...]
 
     @property
     def ran(self) -> list[str]:
-        """The stages that ran, but for the source of source and samples, which every run repeats."""
+        """The stages that ran, except for reading source and samples, which every run repeats."""
         return [str(call) for call in self.calls if call.stage != "read"]
 
     @property
@@ -77,7 +77,7 @@ class Run:
 class Project:
     """A model that can be exported again and again, each time with other budgets, stages or surroundings.
 
-    Options are keys of budgets.toml, `a__b` for a.b; the candidates are fp32 and int8-static unless they say otherwise.
+    Options are keys of budgets.toml, `a__b` for a.b; the candidates are fp32 and int8-static by default.
     """
 
     def __init__(self, folder: Path, stages: FakeStages, **budgets: Any) -> None:
@@ -87,13 +87,13 @@ class Project:
     def export(self, *, machine: Any = None, tools: Any = None, **options: Any) -> Run:
         environment = self._environment(machine, tools)
         return self._run(
-            lambda path, shown: pipeline.export(read(path), pipeline.Options(**options), shown, environment)
+            lambda path, lines: pipeline.export(read(path), pipeline.Options(**options), lines, environment)
         )
 
     def validate(self, version: int | None = None, *, machine: Any = None, tools: Any = None) -> Run:
         environment = self._environment(machine, tools)
         return self._run(
-            lambda path, shown: pipeline.validate(read(path), pipeline.Options(), version, shown, environment)
+            lambda path, lines: pipeline.validate(read(path), pipeline.Options(), version, lines, environment)
         )
 
     def budget(self, **budgets: Any) -> None:
@@ -108,14 +108,14 @@ class Project:
         return self.stages.environment(**{name: value for name, value in given.items() if value is not None})
 
     def _run(self, command: Any) -> Run:
-        path, shown = exporting.budgets(self.folder, **(_UNSAID | self._budgets)), Lines()
+        path, lines = exporting.budgets(self.folder, **(_DEFAULTS | self._budgets)), Lines()
         before = len(self.stages.calls)
-        (result,) = command(path, shown)
-        return Run(result, tuple(self.stages.calls[before:]), tuple(shown.said))
+        (result,) = command(path, lines)
+        return Run(result, tuple(self.stages.calls[before:]), tuple(lines.shown))
 
 
 def project(folder: Path, *, fp32: Candidate | None = None, int8: Candidate | None = None, **budgets: Any) -> Project:
-    """A project whose two candidates, FP32 and static INT8, and whose source behave as told."""
+    """A project whose two candidates, FP32 and static INT8, and whose source behave as given."""
     source = budgets.pop("of_source", Candidate(ms=4.0, row_ms=2.0))
     found = {"source": source, "fp32": fp32 or Candidate(), "int8-static": int8 or Candidate()}
     return Project(folder, FakeStages(found), **budgets)

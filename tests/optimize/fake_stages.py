@@ -1,6 +1,6 @@
 """A world for an export in which no process starts: every stage answers at once with what the test says of a candidate.
 
-`FakeStages` stands in for `optimize.execution.isolation.Isolated`. Which candidate a stage is asked about it reads from the files that
+`FakeStages` stands in for `optimize.execution.isolation.Isolated`. A stage reads which candidate it is about from the files that
 an earlier stage wrote, as a real stage does: a built model names its candidate in its first line. What judges (statistics, choice,
 cache, registry, reports) is the product's own. `_stages` is the one place that names the product's stage functions.
 """
@@ -72,7 +72,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Call:
-    """One stage that ran, in words: its name, the candidates, and what else tells it from another of its kind."""
+    """One stage that ran, in words: its name, the candidates, and what else distinguishes it from other calls of the same stage."""
 
     stage: str
     names: tuple[str, ...]
@@ -83,7 +83,7 @@ class Call:
 
 
 class FakeClock(Clock):
-    """Stands still, but for the stages that run."""
+    """Advances only while stages run."""
 
     def __init__(self) -> None:
         self.seconds, self.moment = 0.0, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -321,7 +321,7 @@ def _split(rows: int, contents: str, *, labelled: bool) -> Batch:
 
 
 def _latencies(wanted: Candidate, ms: float, calls: int) -> list[float]:
-    """Calls within 5 % of their median but for the slow ones, in an order in which neighbours are not alike."""
+    """Calls within 5 % of their median but for the slow ones, in an order in which neighbours are not correlated."""
     found = ms * np.linspace(0.95, 1.05, calls)
     found[: round(wanted.slow * calls)] = wanted.slow_ms
     return [round(float(value), 6) for value in np.random.default_rng(7).permutation(found)]

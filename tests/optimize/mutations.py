@@ -1,6 +1,6 @@
 """Small wrong changes to the core of an export, for a slow test to show that the unit tests see each of them.
 
-A mutation is text: a refactor that moves or rewords a line moves its row. The old text must stand in the file exactly once.
+A mutation is text: a refactor that moves or rewords a line updates its row. The old text must occur in the file exactly once.
 """
 
 from typing import NamedTuple
@@ -172,13 +172,13 @@ KEYS = [
         '""',
     ),
     Mutation(
-        "weights beside a graph change nothing",
+        "weights in a file of their own change nothing",
         "tournament/setup.py",
         "{file.name: digest_of(file) for file in files}",
         "{file.name: digest_of(file) for file in files[:1]}",
     ),
     Mutation(
-        "weights beside a candidate's graph change nothing",
+        "a candidate's weights in a file of their own change nothing",
         "tournament/candidate.py",
         "if len(files) == 1 else",
         "if files else",
@@ -188,7 +188,7 @@ KEYS = [
 STAGES = [
     Mutation("the lowest memory counts", "tournament/memory.py", "top = max(peaks", "top = min(peaks"),
     Mutation("a hopeless candidate is timed", "tournament/screen.py", "HOPELESS = 3.0", "HOPELESS = 30.0"),
-    Mutation("each look begins anew", "tournament/latency.py", "calls - before,", "calls,"),
+    Mutation("each look starts from the first call", "tournament/latency.py", "calls - before,", "calls,"),
     Mutation(
         "the split that chose confirms",
         "tournament/accuracy.py",

@@ -1,4 +1,4 @@
-"""Who of the candidates wins, and what becomes of the others."""
+"""Which candidate wins, and what happens to the others."""
 
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,10 @@ def test_two_that_break_side_by_side_are_tied_where_neither_breaks_alone(tmp_pat
     assert run.ran.count("comparison fp32 fp32 batch=1") == 2  # the machine's own noise, and alone
     assert run.ran.count("comparison int8-static int8-static batch=1") == 1
     assert "a tie, since they break when they are timed side by side" in run.results["int8-static"].reason
-    assert "int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: they clash" in run.said
+    assert "int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: they clash" in run.shown
 
 
-def test_one_that_breaks_beside_another_and_alone_is_out(tmp_path: Path) -> None:
+def test_one_that_breaks_with_another_and_alone_is_out(tmp_path: Path) -> None:
     broken = Candidate(ms=1.0, breaks={"comparison batch=1": "boom"})
     run = project(tmp_path, fp32=SLOW, int8=broken, **LATENCY).export()
     assert (run.winner, run.statuses["int8-static"], run.results["int8-static"].reason) == ("fp32", "failed", "boom")
@@ -124,7 +124,7 @@ def test_pair_that_clashes_does_not_keep_a_third_from_winning(tmp_path: Path) ->
     assert "comparison int8-static fp32 batch=1" in run.ran
 
 
-def test_next_one_tells_the_noise_where_the_simplest_cannot_be_timed(tmp_path: Path) -> None:
+def test_noise_is_measured_with_the_next_where_the_simplest_cannot_be_timed(tmp_path: Path) -> None:
     broken = Candidate(breaks={"comparison batch=1": ProcessError("hung")})
     run = project(tmp_path, fp32=broken, int8=FAST, **LATENCY).export()
     assert (run.winner, run.results["fp32"].status, run.results["fp32"].reason) == ("int8-static", "failed", "hung")
@@ -159,7 +159,7 @@ def test_next_one_wins_where_the_best_fails_its_load_test(tmp_path: Path, int8: 
     assert [stage for stage in run.ran if stage.startswith("load")] == ["load int8-static", "load fp32"]
 
 
-def test_no_one_wins_where_all_fail_their_load_test(tmp_path: Path) -> None:
+def test_none_wins_where_all_fail_their_load_test(tmp_path: Path) -> None:
     slow = Candidate(load_ms=50.0)
     run = project(tmp_path, fp32=slow, int8=slow, **LOAD).export()
     assert (run.winner, run.result.exit) == (None, 1)
@@ -170,7 +170,7 @@ def test_no_one_wins_where_all_fail_their_load_test(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fp32", "int8", "code", "told"),
+    ("fp32", "int8", "code", "text"),
     [
         (Candidate(ms=9.0), Candidate(ms=9.0), 1, "2 over-budget"),
         (Candidate(breaks={"build": "no"}), Candidate(breaks={"latency": "no"}), 1, "2 failed"),
@@ -178,10 +178,10 @@ def test_no_one_wins_where_all_fail_their_load_test(tmp_path: Path) -> None:
         (Candidate(ms=30.0), Candidate(wrong=0.3), 1, "2 screened-out"),
     ],
 )
-def test_no_candidate_left(tmp_path: Path, fp32: Candidate, int8: Candidate, code: int, told: str) -> None:
+def test_no_candidate_left(tmp_path: Path, fp32: Candidate, int8: Candidate, code: int, text: str) -> None:
     found = project(tmp_path, fp32=fp32, int8=int8, **LATENCY)
     run = found.export()
     assert (run.winner, run.result.exit) == (None, code)
-    assert run.result.reason == f"none of 2 candidates keeps all 2 budgets: {told}"
+    assert run.result.reason == f"none of 2 candidates keeps all 2 budgets: {text}"
     assert found.registry.versions("tiny") == []
     assert not {"layouts", "golden", "curve"} & run.stages

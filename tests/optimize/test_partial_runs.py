@@ -94,5 +94,5 @@ def test_engines_are_built_and_never_measured(tmp_path: Path, monkeypatch: pytes
 
 def test_full_run_says_what_is_ahead_and_a_quick_one_does_not(tmp_path: Path) -> None:
     found = project(tmp_path, **BUDGETS)
-    assert any(line.startswith("ahead: build and screen 2 candidates") for line in found.export().said)
-    assert not any(line.startswith("ahead: ") for line in found.export(quick=True).said)
+    assert any(line.startswith("ahead: build and screen 2 candidates") for line in found.export().shown)
+    assert not any(line.startswith("ahead: ") for line in found.export(quick=True).shown)

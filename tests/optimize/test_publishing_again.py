@@ -1,4 +1,4 @@
-"""What is published, what a further run adds to it, and what stands when a published version is damaged."""
+"""What is published, what a further run adds to it, and what holds when a published version is damaged."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -76,7 +76,7 @@ def test_same_answer_keeps_its_version(exported: Project) -> None:
     for options in ({}, {"reuse": False}):
         run = exported.export(**options)
         assert (run.version, exported.registry.versions(MODEL)) == (1, [1])
-        assert not [line for line in run.said if line.startswith("published")]
+        assert not [line for line in run.shown if line.startswith("published")]
 
 
 def other_data(found: Project) -> None:
@@ -112,7 +112,7 @@ def test_another_answer_is_the_next_version(exported: Project, change: Callable[
     change(exported)
     run = exported.export()
     assert (run.version, exported.registry.versions(MODEL), exported.registry.current(MODEL)) == (2, [1, 2], 2)
-    assert "published version 2" in run.said
+    assert "published version 2" in run.shown
     assert exported.export().version == 2
 
 
@@ -141,10 +141,10 @@ def test_damaged_manifest_is_followed_by_the_next_version(exported: Project) -> 
     Path(exported.registry.manifest_path(MODEL, 1)).write_text("{")
     run = exported.export()
     assert run.version == 2
-    assert any(line.startswith("the current version counts as none: ") for line in run.said)
+    assert any(line.startswith("the current version counts as none: ") for line in run.shown)
 
 
-def test_damaged_pointer_to_the_current_version_is_written_anew(exported: Project) -> None:
+def test_damaged_pointer_to_the_current_version_is_replaced(exported: Project) -> None:
     (exported.folder / "artifacts" / "models" / MODEL / "current").write_text("one")
     run = exported.export()
     assert (run.version, exported.registry.current(MODEL)) == (2, 2)
@@ -157,7 +157,7 @@ def test_damaged_model_file_is_written_again(exported: Project) -> None:
     assert digest_of(file) == exported.manifest().digest
 
 
-def test_damaged_file_of_a_version_that_is_not_built_anew_counts_as_none(exported: Project) -> None:
+def test_damaged_file_of_a_version_that_is_not_rebuilt_counts_as_none(exported: Project) -> None:
     """FP32 wins this time, so that nothing puts back what was damaged of version 1."""
     blob(exported, exported.manifest().digest).write_bytes(b"damaged")
     exported.budget(precisions=["fp32"], speed__max_slowdown=1.1)
@@ -169,7 +169,7 @@ def test_damaged_file_of_a_version_that_is_not_built_anew_counts_as_none(exporte
         exported.registry.model_file(exported.manifest(1))
 
 
-# Beside the current version.
+# Compared with the current version.
 
 
 def test_candidate_slower_than_the_current_version_is_over_budget(exported: Project) -> None:
@@ -185,7 +185,7 @@ def test_candidate_slower_than_the_current_version_is_over_budget(exported: Proj
 def test_current_version_is_not_timed_against_itself(exported: Project) -> None:
     exported.budget(precisions=["int8-static"], speed__max_slowdown=1.1)
     run = exported.export()
-    assert run.ran == ["comparison int8-static int8-static batch=1"]  # which tells the machine's own noise
+    assert run.ran == ["comparison int8-static int8-static batch=1"]  # which measures the machine's own noise
     (verdict,) = (found for found in run.results["int8-static"].verdicts if found.budget == "speed.max_slowdown")
     assert (verdict.verdict, verdict.evidence) == ("PASS", "this is the current version")
 
@@ -228,4 +228,4 @@ def test_result_that_cannot_be_kept_breaks_the_run_and_is_returned_all_the_same(
     run = found.export()
     assert (run.result.exit, run.winner, run.version) == (4, "fp32", 1)
     assert run.result.reason.startswith("fp32@onnxruntime-cpu wins; the outcome is not kept for reports: ")
-    assert run.result.reason in run.said
+    assert run.result.reason in run.shown

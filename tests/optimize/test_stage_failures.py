@@ -43,7 +43,7 @@ STAGES = [
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_that_breaks_at_a_stage_costs_only_itself(tmp_path: Path, stage: str) -> None:
-    """The better one breaks, at whatever stage, and the other is published as if it had been alone."""
+    """The better one breaks, at whatever stage, and the other is published as if it were the only one."""
     broken = Candidate(ms=1.0, breaks={stage: "boom"})
     found = project(tmp_path, fp32=Candidate(ms=2.0), int8=broken, **EVERYTHING)
     run = found.export()
@@ -51,11 +51,11 @@ def test_one_that_breaks_at_a_stage_costs_only_itself(tmp_path: Path, stage: str
     assert (run.winner, run.result.exit) == ("fp32", 0)
     assert found.manifest().candidate == "fp32@onnxruntime-cpu"
     assert [result.status for result in found.manifest().candidates] == ["not-measured", "winner", "failed"]
-    assert any("int8-static@onnxruntime-cpu is out: boom" in line or "failed: boom" in line for line in run.said)
+    assert any("int8-static@onnxruntime-cpu is out: boom" in line or "failed: boom" in line for line in run.shown)
 
 
 def test_the_list_of_stages_is_complete(tmp_path: Path) -> None:
-    """Each stage that asks of one candidate at a time is in the list above."""
+    """Each stage of a single candidate is in the list above."""
     found = project(tmp_path, **EVERYTHING).export()
     asked = {call.stage for call in found.calls if "int8-static" in call.names}
     assert asked | {"layouts", "golden", "curve", "load", "capacity"} == {stage.split()[0] for stage in STAGES}
@@ -91,7 +91,7 @@ def test_build_that_failed_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "error", "code", "told"),
+    ("stage", "error", "code", "text"),
     [
         ("read", SourceError("samples: no such file"), 2, "samples: no such file"),
         ("read", CandidateError("boom"), 2, "tiny.onnx: boom"),
@@ -104,13 +104,13 @@ def test_build_that_failed_is_tried_again(tmp_path: Path) -> None:
     ],
 )
 def test_run_ends_with_what_the_user_must_fix_or_what_broke(
-    tmp_path: Path, stage: str, error: Exception, code: int, told: str
+    tmp_path: Path, stage: str, error: Exception, code: int, text: str
 ) -> None:
     source = Candidate(breaks={stage: error} if stage != "build" else {})
     fp32 = Candidate(breaks={stage: error} if stage == "build" else {})
     found = project(tmp_path, of_source=source, fp32=fp32)
     run = found.export()
-    assert (run.result.exit, run.result.reason, run.result.candidates, run.winner) == (code, told, (), None)
+    assert (run.result.exit, run.result.reason, run.result.candidates, run.winner) == (code, text, (), None)
     assert found.registry.versions("tiny") == []
 
 

@@ -1,4 +1,4 @@
-"""`optimize validate`: a published version is judged again, and the judgement stands beside it."""
+"""`optimize validate`: a published version is judged again, and the judgement is kept with it."""
 
 from pathlib import Path
 

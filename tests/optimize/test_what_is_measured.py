@@ -158,7 +158,7 @@ def test_latency_over_its_limit_costs_one_look(tmp_path: Path) -> None:
     assert run.statuses["fp32"] == "over-budget"
 
 
-def test_unstable_warm_up_stands_in_the_evidence(tmp_path: Path) -> None:
+def test_evidence_names_an_unstable_warm_up(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(unstable=True), **LATENCY)
     (found,) = (found for found in run.results["fp32"].verdicts if found.budget == "latency.p99_ms")
     assert found.evidence.endswith("; unstable: latency did not settle in the warm-up")
@@ -171,7 +171,7 @@ def test_limit_is_moved_by_the_machines_own_noise(tmp_path: Path, noise: float, 
     assert found.export().verdict("fp32", "latency.p50_ms") == verdict
 
 
-def test_verdict_on_accuracy_is_the_confirmation_splits(tmp_path: Path) -> None:
+def test_verdict_on_accuracy_comes_from_the_confirmation_split(tmp_path: Path) -> None:
     found = project(tmp_path, fp32=Candidate(wrong=0.01), accuracy__min_agreement=0.9, **ONE)
     found.stages.rows |= {"confirmation": 900}
     run = found.export()
@@ -192,7 +192,7 @@ def test_answers_that_depend_on_their_batch_are_counted(tmp_path: Path) -> None:
     assert run.measured("fp32", "accuracy.batch_changed") == 0.25
 
 
-def test_model_that_takes_one_row_at_a_time_is_not_asked_for_batches(tmp_path: Path) -> None:
+def test_model_that_takes_one_row_at_a_time_is_not_run_on_batches(tmp_path: Path) -> None:
     found = project(tmp_path, **ONE)
     found.stages.signature = msgspec.structs.replace(SIGNATURE, dims={"batch": Dim(1, 1, 1)})
     run = found.export()

@@ -108,7 +108,7 @@ def aged(path: Path, days: float) -> Path:
     return path
 
 
-def test_entries_that_no_run_used_for_long_are_swept(tmp_path: Path) -> None:
+def test_entries_that_no_run_used_for_a_long_time_are_deleted(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     for age, key in ((31, "a" * 64), (29, "b" * 64)):
         aged(cache.folder("built", key, writes("four")), age)
@@ -123,9 +123,7 @@ def test_entries_that_no_run_used_for_long_are_swept(tmp_path: Path) -> None:
     assert sweep(tmp_path / "nothing was ever cached here", unused_s=0) == (0, 0)
 
 
-def test_entry_that_an_export_takes_away_meanwhile_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entry_that_a_running_export_removes_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "measured").mkdir()
     for name in ("a.json", "b.json"):
         (tmp_path / "measured" / name).write_text("{}")

@@ -65,7 +65,7 @@ def test_call_that_is_meant_to_last_is_given_its_time() -> None:
     assert hasty.allowing(1).memory_mb == 4000
 
 
-def test_full_disk_is_nobodys_failure_but_the_runs() -> None:
+def test_full_disk_is_the_failure_of_the_run() -> None:
     with pytest.raises(
         ProveserveError, match=r"No space left on device; make room, and run the command again"
     ) as caught:
@@ -93,7 +93,7 @@ def test_memory_of_descendants_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "args", "kind", "told"),
+    ("function", "args", "kind", "text"),
     [
         (steps.dies_by, (9,), ProcessError, "its process was killed by SIGKILL; its last words: farewell"),
         (steps.aborts, (), ProcessError, "its process was killed by SIGABRT"),
@@ -105,11 +105,11 @@ def test_memory_of_descendants_counts() -> None:
     ],
 )
 def test_failure_is_the_candidates_own_and_says_its_cause(
-    function: Callable[..., None], args: tuple[Any, ...], kind: type[CandidateError], told: str
+    function: Callable[..., None], args: tuple[Any, ...], kind: type[CandidateError], text: str
 ) -> None:
     with pytest.raises(CandidateError) as caught:
         Isolated()(function, *args)
-    assert (type(caught.value), str(caught.value)) == (kind, told)
+    assert (type(caught.value), str(caught.value)) == (kind, text)
 
 
 def test_user_error_passes_through() -> None:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimize.budgets import Dim
+from optimize.cli import SERVING_MODULES
 from optimize.errors import CandidateError
 from optimize.execution.isolation import Isolated
 from optimize.manifest import Signature, TensorSpec
@@ -312,7 +313,7 @@ def test_memory_tells_imports_load_and_peak_apart(tmp_path: Path) -> None:
         helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
     ]
     model_ref = written(tmp_path, nodes, weights=weights)
-    peak = Isolated()(memory.measure, model_ref, SIGNATURE, stored(tmp_path, reals(8, 4)))
+    peak = Isolated()(memory.measure, model_ref, SIGNATURE, stored(tmp_path, reals(8, 4)), SERVING_MODULES)
     assert 50 < peak.imports_mb < 400
     assert 40 <= peak.load_mb - peak.imports_mb < 200
     assert 80 <= peak.peak_mb - peak.load_mb < 300
@@ -328,5 +329,6 @@ def test_inputs_of_the_largest_shape_hardly_count_as_memory(tmp_path: Path) -> N
         inputs={"x": ["batch", 1_000_000]},
         outputs={"y": ["batch", 1_000_000]},
     )
-    peak = Isolated()(memory.measure, model_ref, signature, stored(tmp_path, np.zeros((2, 1_000_000), np.float32)))
+    split = stored(tmp_path, np.zeros((2, 1_000_000), np.float32))
+    peak = Isolated()(memory.measure, model_ref, signature, split, SERVING_MODULES)
     assert peak.peak_mb - peak.imports_mb < 400

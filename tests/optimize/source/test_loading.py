@@ -92,10 +92,11 @@ def test_screen_is_a_part_of_the_selection_split(tmp_path: Path) -> None:
 
 def changed(change: Callable[[Path], None], folder: Path, **options: Any) -> set[str]:
     """Which digests of a reading a change of some file changes."""
-    before = read(folder, data="data.npz", **options)
+    options = {"data": "data.npz"} | options
+    before = read(folder, **options)
     change(folder)
-    after = read(folder, data="data.npz", **options)
-    digests = ("source_digest", "data_digest", "metric_digest")
+    after = read(folder, **options)
+    digests = ("source_digest", "data_digest", "metric_digest", "preprocess_digest")
     return {name for name in digests if getattr(before, name) != getattr(after, name)}
 
 
@@ -253,3 +254,13 @@ def test_metric_of_the_users_own_is_digested_and_looked_for_at_once(tmp_path: Pa
     }
     with pytest.raises(SourceError, match=r"metric\.py has no attribute 'missing'"):
         read(tmp_path, data="data.npz", accuracy=AccuracyBudget(metric="metric.py:missing", max_drop=0.1))
+
+
+def test_code_of_preprocess_is_digested_whatever_the_source_is(tmp_path: Path) -> None:
+    """An ONNX file's digest says nothing about code, and other code may make the same inputs of the samples."""
+    linear(tmp_path / "net.onnx")
+    code = tmp_path / "own.py"
+    code.write_text(UNEVEN)
+    raw = {"data": "own.py:one_by_one", "preprocess": "own.py:lengths"}
+    assert changed(lambda _: code.write_text(f"{UNEVEN}\nfaster = True\n"), tmp_path, **raw) == {"preprocess_digest"}
+    assert read(tmp_path).preprocess_digest == ""

@@ -24,7 +24,7 @@ OUTCOMES: list[Outcome] = ["PASS", "FAIL", "INCONCLUSIVE"]
 def verdict(
     key: str, outcome: Outcome = "PASS", observed: float | None = 1.0, limit: float = 1.0, needed: int | None = None
 ) -> Verdict:
-    return Verdict(key, limit, observed, None, None, 300, outcome, "as was seen", needed)
+    return Verdict(key, limit, observed, None, None, 300, outcome, "as observed", needed)
 
 
 def candidate(
@@ -66,7 +66,7 @@ def test_unmeasured_budget_is_never_met(key: str) -> None:
     assert (judged.status, judged.reason) == ("inconclusive", f"{key} was not measured")
 
 
-def test_budget_that_is_still_to_come_is_not_asked_for_yet() -> None:
+def test_budget_that_is_measured_later_is_not_required_yet() -> None:
     verdicts = all_passed()
     del verdicts["latency.p99_ms"]
     waiting = choice.judged(BUDGETS, candidate("fp32", *verdicts.values()), still_to_come=("latency",))
@@ -84,7 +84,7 @@ def test_runner_up_without_a_load_test_says_that_it_qualified_so_far() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["FAIL", "INCONCLUSIVE"])
-def test_runner_up_that_lost_or_lacks_more_is_judged_as_ever(outcome: Outcome) -> None:
+def test_runner_up_that_lost_or_lacks_more_is_judged_like_any_other(outcome: Outcome) -> None:
     budgets = msgspec.structs.replace(BUDGETS, throughput=ThroughputBudget(qps=100))
     other = candidate("fp32", *{**all_passed(), "size.mb": verdict("size.mb", outcome)}.values())
     assert choice.judged_runner_up(budgets, other) == choice.judged(budgets, other)
@@ -106,7 +106,7 @@ def test_each_lost_budget_is_named_with_how_much_was_lost() -> None:
 
 def test_lost_budget_without_a_figure_shows_its_evidence() -> None:
     judged = choice.judged(BUDGETS, candidate("fp32", verdict("latency.p99_ms", "FAIL", None)))
-    assert judged.reason == "latency.p99_ms: as was seen"
+    assert judged.reason == "latency.p99_ms: as observed"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_reason_counts_the_statuses() -> None:
     assert choice.reason_of(BUDGETS, candidates) == ("none of 3 candidates keeps all 4 budgets: 2 n/a, 1 over-budget")
 
 
-def test_reason_of_a_quick_run_names_the_way_on() -> None:
+def test_reason_of_a_quick_run_says_how_to_go_on() -> None:
     for left in ("qualified", "inconclusive"):
         candidates = [candidate(status=left), candidate(status="failed")]
         assert choice.reason_of(BUDGETS, candidates, quick=True) == (
@@ -229,7 +229,7 @@ def test_measured_objective_is_compared_by_both_figures() -> None:
     assert how.startswith("int8-static@onnxruntime-cpu against fp32@onnxruntime-cpu: size.mb of 0.17 and 0.62")
 
 
-def test_reason_of_a_run_that_only_builds_names_the_way_on() -> None:
+def test_reason_of_a_run_that_only_builds_says_how_to_go_on() -> None:
     candidates = [candidate(status="built"), candidate(status="failed")]
     assert choice.reason_of(BUDGETS, candidates, build_only=True) == (
         "1 built, 1 failed: nothing was judged, export without --build-only to choose the winner"
