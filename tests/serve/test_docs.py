@@ -10,7 +10,7 @@ from typing import NamedTuple, get_type_hints
 import serve
 from serve import cli
 from serve.models.hosting import Models
-from serve.monitoring.metrics import Calls, Collector
+from serve.monitoring.metrics import CallCounters, ReplicaCollector
 
 DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 
@@ -27,7 +27,7 @@ def told() -> Iterator[Event]:
     """Every event that the sources tell."""
     for path in Path(serve.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logs.tell":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logs.event":
                 yield event(node)
 
 
@@ -65,7 +65,7 @@ def test_event_names_are_of_one_style() -> None:
 
 
 def test_every_metric_is_listed_with_its_labels() -> None:
-    families = [*Collector(Models(["double"]), Calls()).collect()]
+    families = [*ReplicaCollector(Models(["double"]), CallCounters()).collect()]
     suffixes = {"counter": "_total", "info": "_info"}
     labels = {family.name + suffixes.get(family.type, ""): set(family._labelnames) for family in families}
     listed = {

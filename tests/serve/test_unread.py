@@ -12,7 +12,7 @@ from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.hosting import Models
-from serve.transport import handlers
+from serve.transport.call import Call
 from tests.serving import Bare, bare, until
 
 UNKNOWN = pb.ModelInferRequest(model_name="nobody")
@@ -85,7 +85,7 @@ def test_a_stock_client_comes_again_by_the_hint(server: Bare, monkeypatch: pytes
 
 
 def kept() -> list[object]:
-    return [found for found in gc.get_objects() if type(found) in (handlers._Running, QueueFull)]
+    return [found for found in gc.get_objects() if type(found) in (Call, QueueFull)]
 
 
 def test_a_refused_call_leaves_nothing_to_the_garbage_collector(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from grpc import StatusCode
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from serve.access import tls
-from serve.access.auth import Gate, Tokens, digest_of
+from serve.access.auth import Authenticator, AuthTokens, digest_of
 from serve.access.tls import TlsFiles
 from serve.client import AsyncClient, Client, codec
 from serve.client.connection import Connection
@@ -128,8 +128,8 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_tls_and_a_token(ask: Ask, registry: Registry, tmp_path: Path, mutual: bool) -> None:
     ours = issue(tmp_path)
     files = TlsFiles(ours.server, ours.server_key, ours.ca if mutual else None)
-    gate = Gate(lambda: Tokens.parse(f"test {digest_of(TOKEN).hex()} pair", "tokens"))
-    with running(registry, gate=gate, credentials=tls.server_credentials(files)) as address:
+    authenticator = Authenticator(lambda: AuthTokens.parse(f"test {digest_of(TOKEN).hex()} pair", "tokens"))
+    with running(registry, authenticator=authenticator, credentials=tls.server_credentials(files)) as address:
         known = Connection(
             address,
             ca=ours.ca,

@@ -16,7 +16,8 @@ from optimize.execution.machine import describe
 from optimize.manifest import Golden, Machine, Manifest, encode
 from optimize.registry import Registry
 from optimize.runtime.batching.rejections import Closed, QueueFull
-from serve.models.hosting import QUEUED_BATCHES, QUEUED_ROWS, Hosted, Models, queued_rows
+from serve.models.hosting import Models
+from serve.models.loading import QUEUED_BATCHES, QUEUED_ROWS, LoadedVersion, queued_rows
 from serve.models.refused import Refused
 from tests.published import publish, scale
 
@@ -107,7 +108,7 @@ def second(registry: Registry, folder: Path, model: onnx.ModelProto | None = Non
     return publish(registry.place, "double", model or scale(3.0), folder)
 
 
-async def ask(hosted: Hosted, rows: int = 1) -> float:
+async def ask(hosted: LoadedVersion, rows: int = 1) -> float:
     answer = await hosted.batcher.submit({"x": np.ones((rows, 4), np.float32)}, rows)
     return float(answer.outputs["y"][0, 0])
 
@@ -119,7 +120,7 @@ def test_versions_answer_side_by_side(registry: Registry, manifest: Manifest, tm
         await models.load(registry, second(registry, tmp_path))
         assert models.versions("double") == [1, 2]
         assert [await ask(models.find("double", version)) for version in ("", "1", "2")] == [2.0, 2.0, 3.0]
-        models.prefer("double", 2)
+        models.set_default("double", 2)
         assert await ask(models.find("double", "")) == 3.0
         with pytest.raises(Refused, match="no version 3 here; served: 1, 2"):
             models.find("double", "3")
@@ -136,8 +137,8 @@ def test_a_retired_version_answers_what_it_accepted(registry: Registry, manifest
         await models.load(registry, second(registry, tmp_path))
         accepted = [asyncio.create_task(ask(old)) for _ in range(50)]
         await asyncio.sleep(0)  # each has entered the old version's queue
-        models.prefer("double", 2)
-        retiring = asyncio.create_task(models.retire("double", 1))
+        models.set_default("double", 2)
+        retiring = asyncio.create_task(models.unload("double", 1))
         await asyncio.sleep(0)
         assert models.versions("double") == [2]
         with pytest.raises(Refused, match="no version 1 here"):
@@ -183,7 +184,7 @@ def test_the_loop_answers_while_a_version_is_opened(registry: Registry, manifest
         entered.set()
         assert go_on.wait(20)
 
-    monkeypatch.setattr("serve.models.hosting.golden.replay", held)
+    monkeypatch.setattr("serve.models.loading.golden.replay", held)
 
     async def story() -> None:
         models = Models(["double"])
@@ -233,7 +234,7 @@ def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Re
     models = Models(["a", "b"])
     assert models.refusal(7.0) is None, "nothing is loaded; that is said by name"
     for name in ("a", "b"):
-        models.admit(Hosted(msgspec.structs.replace(manifest, model=name), Asked(name)))  # type: ignore[arg-type] # a stand-in
+        models.add(LoadedVersion(msgspec.structs.replace(manifest, model=name), Asked(name)))  # type: ignore[arg-type] # a stand-in
     for names in ("", "a", "b"):
         full.clear()
         full.update(names)

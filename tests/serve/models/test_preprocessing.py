@@ -97,8 +97,8 @@ def test_a_version_that_comes_meanwhile_preprocesses_by_its_own_rules(tmp_path: 
     async def swap() -> None:
         await began.wait()
         await server.models.load(registry, registry.load("counts", 2))
-        server.models.prefer("counts", 2)
-        await server.models.retire("counts", 1)
+        server.models.set_default("counts", 2)
+        await server.models.unload("counts", 1)
         go_on.set()
 
     swapping = server.spawn(swap())

@@ -9,10 +9,10 @@ from serve.processes.signals import Interrupts
 def test_signal_is_noted_and_heeded_where_asked(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
-        interrupts.heed()
+        interrupts.check()
         signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
-            interrupts.heed()
+            interrupts.check()
     assert signal.getsignal(number) == before
     assert capfd.readouterr().err == "stopping; once more to stop at once\n"
 
@@ -33,4 +33,4 @@ def test_signals_taken_by_another_are_taken_back() -> None:
         interrupts.listen()
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
-            interrupts.heed()
+            interrupts.check()

@@ -3,13 +3,13 @@ import warnings
 import pytest
 
 from serve.plan import Plan
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
     from serve.rayserve.service import start_problem
 
-PLAN = Plan("registry", (Choice("double", 1),), "127.0.0.1", 9000, replicas=2)
+PLAN = Plan("registry", (ServedModel("double", 1),), "127.0.0.1", 9000, replicas=2)
 RAISED = "A replica failed to start with exception. Retrying. Error:\nTraceback (most recent call last):\n  File x\n"
 
 
