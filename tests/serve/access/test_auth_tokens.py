@@ -40,7 +40,7 @@ def replace(path: Path, text: str) -> None:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
     lines: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(logs, "event", lambda name, *_, **fields: lines.append((event, fields)))
+    monkeypatch.setattr(logs, "event", lambda name, *_, **fields: lines.append((name, fields)))
     return lines
 
 
