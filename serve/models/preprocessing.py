@@ -63,7 +63,9 @@ class RawColumns:
                 request_id=request.id or None,
                 reason=str(error),
             )
-            raise InputError("the columns cannot be preprocessed; wanted such as the model was measured with") from None
+            raise InputError(
+                "the columns cannot be preprocessed; wanted columns such as those the model was measured with"
+            ) from None
 
 
 @contextmanager

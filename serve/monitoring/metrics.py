@@ -93,7 +93,7 @@ def _of_batches(versions: Sequence[LoadedVersion], unread: int) -> Iterator[Metr
     rows = HistogramMetricFamily("proveserve_batch_rows", "Rows of an executed batch.", labels=_OF_MODEL)
     failed = CounterMetricFamily("proveserve_failed_executions", "Executions that raised.", labels=_OF_MODEL)
     rejected = CounterMetricFamily(
-        "proveserve_rejected", "Predictions turned down, by reason.", labels=(*_OF_MODEL, "reason")
+        "proveserve_rejected", "Predictions refused, by reason.", labels=(*_OF_MODEL, "reason")
     )
     rejected.add_metric(("", "", "unread"), unread)
     for one in versions:

@@ -19,7 +19,7 @@ def add_services(servicer: Servicer, server: Any) -> None:
     """Add every method to a grpc.aio server."""
     for service in SERVICES:
         handlers = {rpc.name: _handler(servicer, rpc) for rpc in RPCS if rpc.service == service}
-        # Generated code would register the methods one by one as well; grpc.aio then waits for each one anew with every call.
+        # Generated code would register the methods one by one as well; grpc.aio then waits for each of them again with every call.
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 

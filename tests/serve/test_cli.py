@@ -99,7 +99,7 @@ def test_what_a_module_loads(module: str, heavy: list[str]) -> None:
         (("--tokens", "{server}"), "line 1: has 2 fields; wanted a name"),
     ],
 )
-def test_what_would_not_be_safe_is_one_line_before_anything_listens(
+def test_an_unsafe_service_is_refused_in_one_line_before_it_listens(
     tmp_path: Path, arguments: tuple[str, ...], problem: str
 ) -> None:
     certificates = issue(tmp_path)

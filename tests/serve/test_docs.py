@@ -23,8 +23,8 @@ class Event(NamedTuple):
     fields: frozenset[str]
 
 
-def told() -> Iterator[Event]:
-    """Every event that the sources tell."""
+def logged() -> Iterator[Event]:
+    """Every event that the sources log."""
     for path in Path(serve.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "logs.event":
@@ -57,11 +57,11 @@ def test_every_event_of_the_log_is_listed() -> None:
         Event(name.strip("`"), frozenset(levels.split(", ")), frozenset(re.findall(r"`(\w+)`", fields)))
         for name, levels, fields, _ in rows(section("Log"))
     }
-    assert listed == set(told())
+    assert listed == set(logged())
 
 
 def test_event_names_are_of_one_style() -> None:
-    assert [found.name for found in told() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", found.name)] == []
+    assert [found.name for found in logged() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", found.name)] == []
 
 
 def test_every_metric_is_listed_with_its_labels() -> None:

@@ -10,7 +10,7 @@ import pytest
 from serve import logs
 from tests import golden
 from tests.serve import log_lines
-from tests.serve.test_docs import Event, told
+from tests.serve.test_docs import Event, logged
 
 NOON = 1_767_268_800.0  # 2026-01-01T12:00:00Z
 NO_DETAIL = {"time", "level", "event", "replica", "left_out"}
@@ -131,18 +131,18 @@ def all_lines() -> str:
     return of_command.getvalue() + of_replica.getvalue() + flood()
 
 
-def test_lines_of_the_log_are_as_they_were() -> None:
+def test_lines_of_the_log_equal_the_golden_ones() -> None:
     golden.check(log_lines.GOLDEN, all_lines())
 
 
-def test_golden_lines_hold_every_event_that_the_sources_tell() -> None:
+def test_golden_lines_have_every_event_of_the_sources() -> None:
     held: dict[str, list[log_lines.Line]] = {}
     for line in map(json.loads, all_lines().splitlines()):
         held.setdefault(line["event"], []).append(line)
     assert {
         Event(name, frozenset(str(line["level"]) for line in lines), frozenset(set[str]().union(*lines) - NO_DETAIL))
         for name, lines in held.items()
-    } == set(told())
+    } == set(logged())
 
 
 @pytest.mark.parametrize(

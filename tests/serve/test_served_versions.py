@@ -29,7 +29,7 @@ def test_a_named_version_is_pinned_and_the_first_answers(registry: Registry) -> 
     assert served_models(registry, ["a@3", "a@1", "a@3"]) == [ServedModel("a", 3, follows=False, pinned=(3, 1))]
 
 
-def test_a_version_may_stand_beside_the_current_one(registry: Registry) -> None:
+def test_a_pinned_version_answers_next_to_the_current_one(registry: Registry) -> None:
     (choice,) = served_models(registry, ["a@1", "a"])
     assert choice == ServedModel("a", 2, follows=True, pinned=(1,))
     assert choice.versions == (2, 1)

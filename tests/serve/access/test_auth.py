@@ -49,7 +49,7 @@ def test_a_file_says_who_may_call_what() -> None:
 
 
 @pytest.mark.parametrize("value", ["Bearer for-ci", "bearer for-ci", "BEARER   for-ci "])
-def test_a_known_token_gets_its_grant(value: str) -> None:
+def test_a_known_token_gets_its_rights(value: str) -> None:
     token = AUTHENTICATOR.authenticate(INFER, bearer(value))
     assert token.name == "ci"
     token.check_model("digits")
@@ -81,7 +81,7 @@ def test_a_star_is_every_model() -> None:
     ],
     ids=str,
 )
-def test_none_or_an_unknown_token_is_unauthenticated(metadata: tuple[tuple[str, str], ...]) -> None:
+def test_no_token_or_an_unknown_one_is_unauthenticated(metadata: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(Unauthenticated) as caught:
         AUTHENTICATOR.authenticate(INFER, metadata)
     assert "authorization: Bearer TOKEN" in str(caught.value)
@@ -89,7 +89,7 @@ def test_none_or_an_unknown_token_is_unauthenticated(metadata: tuple[tuple[str, 
 
 
 @given(st.text())
-def test_only_the_token_itself_is_let_in(guess: str) -> None:
+def test_only_the_token_itself_is_accepted(guess: str) -> None:
     found = TOKENS.identify(guess)
     assert (found is None) == (guess not in {"for-ci", "for-ops"})
 
@@ -110,7 +110,7 @@ def test_without_a_tokens_file_anyone_may_call() -> None:
     Authenticator().authenticate(INFER, ()).check_model("anything")
 
 
-def test_an_empty_file_lets_nobody_in() -> None:
+def test_an_empty_file_refuses_every_call() -> None:
     with pytest.raises(Unauthenticated):
         Authenticator(lambda: AuthTokens.parse("# nobody\n\n", "tokens")).authenticate(INFER, bearer("Bearer for-ci"))
 
@@ -150,7 +150,7 @@ def test_a_malformed_file_is_refused_in_one_sentence(text: str, problem: str) ->
         ("", False),
     ],
 )
-def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
+def test_addresses_that_only_this_machine_can_reach(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
     check_exposure(host, encrypted=True, insecure=False)
     check_exposure(host, encrypted=False, insecure=True)

@@ -70,7 +70,9 @@ def test_a_change_in_place_of_the_same_length_is_seen(tmp_path: Path, said: list
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "a folder"])
-def test_what_breaks_the_file_keeps_the_old_tokens_and_says_so_once(tmp_path: Path, said: list, how: str) -> None:
+def test_a_change_that_breaks_the_file_keeps_the_old_tokens_and_is_logged_once(
+    tmp_path: Path, said: list, how: str
+) -> None:
     path = tmp_path / "tokens"
     path.write_text(line("a", "one"))
     clock = Clock()
@@ -94,7 +96,7 @@ def test_what_breaks_the_file_keeps_the_old_tokens_and_says_so_once(tmp_path: Pa
     assert file.current().identify("one") is None
 
 
-def test_an_emptied_file_lets_nobody_in(tmp_path: Path, said: list) -> None:
+def test_an_emptied_file_refuses_every_call(tmp_path: Path, said: list) -> None:
     path = tmp_path / "tokens"
     path.write_text(line("a", "one"))
     clock = Clock()
@@ -129,7 +131,7 @@ def test_an_added_token_is_known_and_only_its_hash_is_kept(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("name", "models"), [("two words", []), ("", []), ("a#b", []), ("a", ["x y"]), ("a\n", [])])
-def test_what_cannot_stand_in_a_line_is_refused(tmp_path: Path, name: str, models: list[str]) -> None:
+def test_a_name_that_is_not_allowed_in_a_line_is_refused(tmp_path: Path, name: str, models: list[str]) -> None:
     with pytest.raises(UserError, match="cannot stand in a tokens file"):
         auth_tokens.add(tmp_path / "tokens", name, models)
     assert not (tmp_path / "tokens").exists()

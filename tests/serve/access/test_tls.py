@@ -161,7 +161,7 @@ def test_renewed_files_count_for_new_connections(renewable: Renewable) -> None:
     assert renewable.events == ["certificate_changed"]
 
 
-def test_files_are_not_taken_until_all_fit_each_other(renewable: Renewable) -> None:
+def test_files_are_not_used_until_they_fit_each_other(renewable: Renewable) -> None:
     renewable.install(renewable.second, "cert")
     assert renewable.lets_in(renewable.first), "the new certificate waits for its key"
     assert renewable.lets_in(renewable.first), "and is events of once"
@@ -172,7 +172,7 @@ def test_files_are_not_taken_until_all_fit_each_other(renewable: Renewable) -> N
 
 @pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
 @pytest.mark.parametrize("how", ["gone", "garbage"])
-def test_a_broken_file_is_refused_and_those_of_before_go_on(renewable: Renewable, name: str, how: str) -> None:
+def test_a_broken_file_is_refused_and_the_previous_files_stay_in_use(renewable: Renewable, name: str, how: str) -> None:
     path = getattr(renewable.files, name)
     path.unlink() if how == "gone" else path.write_bytes(b"garbage")
     assert renewable.lets_in(renewable.first)

@@ -49,9 +49,9 @@ def test_a_published_version_answers(registry: Registry, manifest: Manifest) -> 
         assert not models.ready
         await models.load(registry, manifest)
         assert models.ready
-        hosted = models.find("double", "1")
+        version = models.find("double", "1")
         inputs = {"x": np.ones((3, 4), np.float32)}
-        answer = await hosted.batcher.submit(inputs, hosted.rows(inputs))
+        answer = await version.batcher.submit(inputs, version.rows(inputs))
         await models.drain()
         assert not models.ready
         return answer.outputs["y"]
@@ -108,8 +108,8 @@ def second(registry: Registry, folder: Path, model: onnx.ModelProto | None = Non
     return publish(registry.place, "double", model or scale(3.0), folder)
 
 
-async def ask(hosted: LoadedVersion, rows: int = 1) -> float:
-    answer = await hosted.batcher.submit({"x": np.ones((rows, 4), np.float32)}, rows)
+async def ask(version: LoadedVersion, rows: int = 1) -> float:
+    answer = await version.batcher.submit({"x": np.ones((rows, 4), np.float32)}, rows)
     return float(answer.outputs["y"][0, 0])
 
 
@@ -143,7 +143,7 @@ def test_a_retired_version_answers_what_it_accepted(registry: Registry, manifest
         assert models.versions("double") == [2]
         with pytest.raises(Refused, match="no version 1 here"):
             models.find("double", "1")
-        retiring.cancel()  # whoever retires it may go
+        retiring.cancel()  # the caller may be cancelled
         await models.drain()
         assert [await call for call in accepted] == [2.0] * 50
         with pytest.raises(Closed):
@@ -204,9 +204,9 @@ def test_it_is_known_where_a_version_was_measured(registry: Registry, manifest: 
         models = Models(["double"])
         machine = describe() if here else Machine("another", 64, 1024, ())
         await models.load(registry, msgspec.structs.replace(manifest, machine=machine))
-        hosted = models.find("double", "")
+        version = models.find("double", "")
         await models.drain()
-        return hosted.measured_here
+        return version.measured_here
 
     assert asyncio.run(story()) is here
 
@@ -215,8 +215,8 @@ def test_manifest_survives_the_trip_that_a_replica_takes(registry: Registry, man
     assert encode(registry.load("double", 1)) == encode(manifest)
 
 
-def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Registry, manifest: Manifest) -> None:
-    told: list[str] = []
+def test_a_call_is_refused_unread_only_if_no_model_would_take_it(registry: Registry, manifest: Manifest) -> None:
+    made: list[str] = []
     full: set[str] = set()
 
     class Asked:
@@ -225,10 +225,10 @@ def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Re
 
         def refusal(self, deadline: float | None) -> Callable[[], QueueFull] | None:
             assert deadline == 7.0
-            return self.tell if self.name in full else None
+            return self.make if self.name in full else None
 
-        def tell(self) -> QueueFull:
-            told.append(self.name)
+        def make(self) -> QueueFull:
+            made.append(self.name)
             return QueueFull(self.name, 1.0)
 
     models = Models(["a", "b"])
@@ -239,10 +239,10 @@ def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Re
         full.clear()
         full.update(names)
         assert models.refusal(7.0) is None
-    assert not told, "who may be taken gets no time to come again"
+    assert not made, "a call that may be answered gets no time to retry"
     full.update("ab")
     assert isinstance(models.refusal(7.0), QueueFull)
-    assert len(told) == 1
+    assert len(made) == 1
 
 
 def test_a_queue_holds_full_batches_and_never_few_rows(manifest: Manifest) -> None:

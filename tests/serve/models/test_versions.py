@@ -202,7 +202,7 @@ def test_the_old_version_goes_on_while_the_registry_cannot_be_read(
         following(registry, story)
 
 
-def test_a_version_that_cannot_be_closed_holds_up_no_later_one(
+def test_a_version_that_cannot_be_closed_does_not_delay_later_ones(
     registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "CLOSE_TIMEOUT_S", 0.05)
@@ -252,7 +252,7 @@ def test_a_pinned_version_stays(registry: Registry, tmp_path: Path) -> None:
     following(registry, story, ServedModel("double", 2, follows=True, pinned=(1,)))
 
 
-def test_a_replica_that_comes_later_starts_with_what_is_current(registry: Registry, tmp_path: Path) -> None:
+def test_a_later_replica_starts_with_the_current_version(registry: Registry, tmp_path: Path) -> None:
     next_version(registry, tmp_path, 2.0)
 
     async def story(replica: Replica) -> None:
@@ -261,9 +261,7 @@ def test_a_replica_that_comes_later_starts_with_what_is_current(registry: Regist
     following(registry, story, ServedModel("double", 1))
 
 
-def test_a_replica_that_comes_later_goes_on_with_the_version_before_a_refused_one(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_a_later_replica_starts_with_the_version_before_a_refused_one(registry: Registry, tmp_path: Path) -> None:
     next_version(registry, tmp_path, 2.0)
     damage(registry, next_version(registry, tmp_path, 3.0))
 

@@ -40,7 +40,7 @@ def patient() -> Patient:
     return Patient()
 
 
-def test_work_at_the_measured_pace_is_no_ailment(patient: Patient) -> None:
+def test_work_at_the_measured_pace_is_no_problem(patient: Patient) -> None:
     assert {patient.observe(drift=SLOW_RATIO) for _ in range(100)} == {None}
     assert not patient.history.slow
 
@@ -56,12 +56,12 @@ def test_one_observation_at_the_measured_pace_ends_the_slow_period(patient: Pati
     assert found == [None] * 18
 
 
-def test_idleness_neither_proves_nor_disproves(patient: Patient) -> None:
+def test_idle_time_neither_confirms_nor_ends_slowness(patient: Patient) -> None:
     slow = [patient.observe(ran=number % 2, drift=5.0) for number in range(13)]
     assert slow == [None] * 11 + [HealthProblem.SLOW, None]
 
 
-def test_an_old_drift_is_no_ailment(patient: Patient) -> None:
+def test_an_old_drift_is_no_problem(patient: Patient) -> None:
     patient.observe(drift=5.0)
     patient.now += 2 * SLOW_FOR_S
     assert patient.observe(drift=5.0) is None

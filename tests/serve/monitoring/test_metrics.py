@@ -74,7 +74,7 @@ def endpoint(server: Bare) -> Iterator[str]:
     thread.join()
 
 
-def test_histograms_and_gauges_tell_what_the_batcher_did(server: Bare, endpoint: str) -> None:
+def test_histograms_and_gauges_show_what_the_batcher_did(server: Bare, endpoint: str) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         for _ in range(5):
@@ -107,7 +107,7 @@ def test_histograms_and_gauges_tell_what_the_batcher_did(server: Bare, endpoint:
     assert (info["version"], info["digest"]) == ("1", server.models.find("double", "").manifest.digest)
 
 
-def test_a_call_that_was_refused_unread_is_counted_to_no_model(
+def test_a_call_that_was_refused_unread_counts_for_no_model(
     server: Bare, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (version,) = server.models.loaded

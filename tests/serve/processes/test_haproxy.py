@@ -65,7 +65,7 @@ def own_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children() if process.name() == "haproxy"]
 
 
-def test_calls_of_one_channel_are_spread_and_pass_by_who_is_not_there(
+def test_calls_of_one_channel_are_spread_over_the_servers_that_answer(
     registry: Registry, front: Frontend, tmp_path: Path
 ) -> None:
     with (
@@ -80,7 +80,7 @@ def test_calls_of_one_channel_are_spread_and_pass_by_who_is_not_there(
     assert min(answered(one), answered(two)) >= 20
 
 
-def test_a_server_that_answers_its_ping_stays_and_none_is_said_to_be_there_otherwise(
+def test_a_server_counts_as_up_only_if_it_answers_its_ping(
     registry: Registry, front: Frontend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with server(registry) as one, haproxy.running(front, [one.address, NOBODY], tmp_path):
@@ -107,9 +107,7 @@ async def drain(replica: Bare) -> None:
     await replica.models.drain()
 
 
-def test_it_is_started_again_and_no_caller_is_turned_away_meanwhile(
-    registry: Registry, front: Frontend, tmp_path: Path
-) -> None:
+def test_it_is_restarted_and_no_call_is_refused_meanwhile(registry: Registry, front: Frontend, tmp_path: Path) -> None:
     with server(registry) as one, haproxy.running(front, [one.address], tmp_path):
         (process,) = own_processes()
         process.kill()
@@ -198,7 +196,7 @@ def test_nothing_but_the_one_address_is_opened(registry: Registry, tmp_path: Pat
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-def test_who_says_nothing_is_cut_off_and_who_waits_for_an_answer_is_not(
+def test_a_silent_connection_is_closed_and_one_that_waits_for_an_answer_is_not(
     registry: Registry, front: Frontend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
 ) -> None:
     monkeypatch.setattr(haproxy, "_MAX_SILENCE_S", 1)

@@ -28,7 +28,7 @@ with reaping(folder) as mark:
 """
 
 
-def test_all_that_carries_the_mark_ends_with_the_context(tmp_path: Path) -> None:
+def test_all_marked_processes_end_with_the_context(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     folder.mkdir()
     (folder / "log").write_text("")
@@ -47,7 +47,7 @@ def test_all_that_carries_the_mark_ends_with_the_context(tmp_path: Path) -> None
     assert not left.exists(), "what it could not clear up itself"
 
 
-def test_all_of_it_ends_when_the_job_is_killed(tmp_path: Path) -> None:
+def test_all_processes_end_when_the_job_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     folder.mkdir()
     holder = subprocess.Popen(

@@ -6,7 +6,7 @@ from serve.processes.signals import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_is_noted_and_heeded_where_asked(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_is_remembered_until_it_is_checked(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
         interrupts.check()
@@ -17,7 +17,7 @@ def test_signal_is_noted_and_heeded_where_asked(number: signal.Signals, capfd: p
     assert capfd.readouterr().err == "stopping; once more to stop at once\n"
 
 
-def test_second_signal_interrupts_at_once_until_it_is_time_to_clear_up() -> None:
+def test_a_second_signal_interrupts_at_once_until_it_is_time_to_clean_up() -> None:
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

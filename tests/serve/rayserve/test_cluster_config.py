@@ -74,7 +74,7 @@ def test_queues_are_bounded_by_what_can_be_answered_in_time(manifest: Manifest) 
     assert sizing.drain_s > cluster_config.DEFAULT_TIMEOUT_S
 
 
-def test_without_a_measurement_queues_are_bounded_all_the_same(manifest: Manifest) -> None:
+def test_without_a_measurement_queues_are_bounded_as_well(manifest: Manifest) -> None:
     sizing = cluster_config.size([manifest])
     assert sizing.max_queued == sizing.max_ongoing == QUEUED_ROWS + MAX_BATCH
 
@@ -181,7 +181,7 @@ def test_a_backlog_adds_a_replica(tmp_path: Path) -> None:
                 call.result()
 
 
-def test_the_option_is_for_a_config_alone(tmp_path: Path) -> None:
+def test_max_replicas_is_for_a_config_only(tmp_path: Path) -> None:
     publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
     ran = serve("--registry", str(tmp_path / "registry"), "--max-replicas", "2")
     assert ran.returncode == 2

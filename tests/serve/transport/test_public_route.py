@@ -57,7 +57,7 @@ class FromAProxy:
         ("ModelReady", pb.ModelReadyRequest(name="double"), "s3cret", None),
     ],
 )
-def test_a_call_that_comes_by_a_proxy_meets_the_gate_in_the_replica(
+def test_a_call_that_comes_through_a_proxy_is_checked_in_the_replica(
     method: str, message: pb.ModelInferRequest, token: str, code: StatusCode | None
 ) -> None:
     replica, context = Replica(), FromAProxy(token)

@@ -25,11 +25,11 @@ def test_each_failure_has_its_code(error: Exception, code: StatusCode) -> None:
     assert status_of(error).code is code
 
 
-def test_the_unforeseen_is_told_nothing_about() -> None:
+def test_an_unexpected_error_reveals_nothing() -> None:
     assert "/" not in status_of(RuntimeError("/usr/lib/secret.py line 3")).text
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
+def test_a_full_queue_says_when_to_retry() -> None:
     found = status_of(rejections.QueueFull("full", 0.25))
     assert found.trailing_metadata == ((PUSHBACK_KEY, "250"),)
     assert status_of(rejections.QueueFull("full", 0.0)).trailing_metadata == ((PUSHBACK_KEY, "1"),)
