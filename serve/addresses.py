@@ -1,10 +1,10 @@
-"""Who reaches an address: decided alike by a service and by its callers."""
+"""Who can reach an address; a service and its callers use the same rule."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that address; a name other than `localhost` may mean any."""
+    """Whether only this machine can reach the address; a name other than `localhost` may stand for any address."""
     if host == "localhost":
         return True
     try:

@@ -6,18 +6,18 @@ from pathlib import Path
 from msgspec import Struct
 
 from serve.access.tls import TlsFiles
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
 
 
 class Route(StrEnum):
-    """How a call reaches the models of a replica: from its gRPC server straight, or through Ray Serve's own handling."""
+    """How a call reaches the models of a replica: directly from its gRPC server, or through Ray Serve's own handling."""
 
     NATIVE = "native"
     PUBLIC = "public"
 
 
-class Front(Struct, frozen=True):
-    """Where HAProxy takes the calls for all replicas; without `tls` they come in the clear."""
+class Frontend(Struct, frozen=True):
+    """Where HAProxy accepts the calls for all replicas; without `tls`, in the clear."""
 
     host: str
     port: int
@@ -27,11 +27,12 @@ class Front(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """The registry's absolute folder or URL, the versions of each model, the addresses of the replicas, and who may call them.
 
-    Without `tls` calls come in the clear; without a `tokens` file nobody is asked for one. Where there is a `front`, clients call it.
+    Without `tls` calls come in the clear; without a `tokens` file, calls need no token. If there is a `front`, clients call HAProxy.
+    Config files for clusters contain these fields.
     """
 
     registry: str
-    models: tuple[Choice, ...]
+    models: tuple[ServedModel, ...]
     host: str
     port: int
     replicas: int = 1
@@ -39,21 +40,21 @@ class Plan(Struct, frozen=True):
     tls: TlsFiles | None = None
     tokens: Path | None = None
     metrics_port: int = 0
-    front: Front | None = None
+    front: Frontend | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """What clients call: the front, or each replica."""
-        return self.own_addresses if self.front is None else (_address(self.front.host, self.front.port),)
+        """What clients call: HAProxy, or each replica."""
+        return self.replica_addresses if self.front is None else (_address(self.front.host, self.front.port),)
 
     @property
-    def own_addresses(self) -> tuple[str, ...]:
-        """Each replica's own address: consecutive ports, one a replica."""
+    def replica_addresses(self) -> tuple[str, ...]:
+        """The address of each replica: consecutive ports, one per replica."""
         return tuple(_address(self.host, self.port + index) for index in range(self.replicas))
 
     @property
     def metrics_ports(self) -> range:
-        """Ports on loopback where the replicas tell their metrics, one each in no order; 0 lets the system choose."""
+        """Ports on loopback for the metrics, one per replica in no fixed order; 0 lets the system choose."""
         return range(self.metrics_port, self.metrics_port + self.replicas)
 
 

@@ -1,4 +1,4 @@
-"""Which versions of which models are served: NAME follows what is current, NAME@VERSION stays."""
+"""Which versions of which models are served: NAME follows the current version, NAME@VERSION stays with one."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from optimize.registry import Registry
 _MAX_DIGITS = 10
 
 
-class Choice(Struct, frozen=True):
+class ServedModel(Struct, frozen=True):
     """The versions of one model that a service offers.
 
-    `version` answers the calls that name none; where the model `follows` the registry, a version that becomes current takes its place.
-    The `pinned` versions stay, whatever is current.
+    `version` answers calls that name no version. If the model `follows` the registry, a version that becomes current replaces it. The
+    `pinned` versions stay, whatever is current.
     """
 
     name: str
@@ -28,13 +28,13 @@ class Choice(Struct, frozen=True):
         return tuple(dict.fromkeys((self.version, *self.pinned)))
 
 
-def chosen(registry: Registry, asked: Sequence[str]) -> list[Choice]:
-    """What was asked for as NAME or NAME@VERSION, or every model's current version.
+def served_models(registry: Registry, requested: Sequence[str]) -> list[ServedModel]:
+    """The models that were requested as NAME or NAME@VERSION, or every model at its current version.
 
-    Of a model that is asked for by versions alone, the first one answers the calls that name none.
+    If a model is requested by versions only, the first one answers calls that name no version.
 
     Raises:
-        UserError: Nothing is published, or not what was asked for.
+        UserError: Nothing is published, or not what was requested.
     """
     published = registry.models()
     if not published:
@@ -42,13 +42,13 @@ def chosen(registry: Registry, asked: Sequence[str]) -> list[Choice]:
             f"{registry.place}: no model is published there; publish one with `optimize export`, or name yours with --registry"
         )
     wanted: dict[str, list[int | None]] = {}
-    for text in asked or published:
-        name, version = _parsed(registry, published, text)
+    for text in requested or published:
+        name, version = _parse(registry, published, text)
         wanted.setdefault(name, []).append(version)
-    return [_choice(registry, name, versions) for name, versions in wanted.items()]
+    return [_served(registry, name, versions) for name, versions in wanted.items()]
 
 
-def _parsed(registry: Registry, published: list[str], text: str) -> tuple[str, int | None]:
+def _parse(registry: Registry, published: list[str], text: str) -> tuple[str, int | None]:
     name, at, number = (text, "", "") if text in published else text.rpartition("@")
     if not at:
         name = text
@@ -68,7 +68,7 @@ def _parsed(registry: Registry, published: list[str], text: str) -> tuple[str, i
     return name, int(number)
 
 
-def _choice(registry: Registry, name: str, versions: Sequence[int | None]) -> Choice:
+def _served(registry: Registry, name: str, versions: Sequence[int | None]) -> ServedModel:
     pinned = tuple(dict.fromkeys(version for version in versions if version is not None))
     current = registry.current(name) if None in versions else None
-    return Choice(name, pinned[0] if current is None else current, follows=current is not None, pinned=pinned)
+    return ServedModel(name, pinned[0] if current is None else current, follows=current is not None, pinned=pinned)

@@ -18,9 +18,10 @@ import grpc
 import psutil
 
 from optimize.registry import Registry
-from serve.access.auth import Gate
+from serve.access.auth import Authenticator
 from serve.models.hosting import Models
-from serve.transport.handlers import SERVER_OPTIONS, add_services
+from serve.transport.limits import MAX_MESSAGE_BYTES, SERVER_LIMITS
+from serve.transport.native_handlers import add_services
 from serve.transport.reflection import add_reflection
 from serve.transport.servicer import Servicer
 from tests.serve import log_lines
@@ -29,6 +30,12 @@ COMMAND = (str(Path(sys.executable).with_name("optimize")),)
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 PATIENCE_S = 20.0
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # two servers on one port would share its calls unnoticed
+    *SERVER_LIMITS,
+)
 
 
 def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
@@ -62,7 +69,7 @@ class Bare:
 def bare(
     names: list[str],
     fill: Callable[[Models], Awaitable[None]],
-    gate: Gate | None = None,
+    authenticator: Authenticator | None = None,
     credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[Bare]:
     """The servicer behind a plain grpc.aio server; `fill` opens models on its loop, after the server has started."""
@@ -72,10 +79,10 @@ def bare(
 
     async def start() -> tuple[grpc.aio.Server, Servicer, int]:
         models = Models(names)
-        servicer = Servicer(models, gate)
+        servicer = Servicer(models, authenticator)
         server = grpc.aio.server(options=SERVER_OPTIONS)
         add_services(servicer, server)
-        add_reflection(servicer.gate, server)
+        add_reflection(servicer.authenticator, server)
         address = "127.0.0.1:0"
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
@@ -99,7 +106,7 @@ def bare(
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at this moment."""
+    """A port of loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

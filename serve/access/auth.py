@@ -1,6 +1,6 @@
-"""Who may call what, and where a service may listen: decisions only, without a file, a clock or a connection.
+"""Who may call what, and where a service may listen: pure decisions, without a file, a clock or a connection.
 
-A tokens file has one line a token: a name for people, the SHA-256 of the token in hex, and the models it may call, `*` for all.
+A tokens file has one line per token: a name for people, the SHA-256 of the token in hex, and the models it may call, `*` for all.
 Tokens are random and long, so that a fast hash without salt gives nothing away.
 """
 
@@ -24,7 +24,7 @@ OPEN_METHODS = frozenset(
         "/inference.GRPCInferenceService/ServerLive",
     }
 )
-"""What load balancers and supervisors ask without a token; it tells no more than whether the service runs."""
+"""What load balancers and supervisors may call without a token; the answers only show whether the service runs."""
 
 _SCHEME = "bearer "
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -32,81 +32,81 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
-class Unauthenticated(Exception):  # noqa: N818 - the server works; the call is turned down
-    """A call comes without a token, or with one that is not known."""
+class Unauthenticated(Exception):  # noqa: N818 - the server works, but refuses the call
+    """A call has no token, or an unknown one."""
 
 
-class Forbidden(Exception):  # noqa: N818 - as above
-    """A call's token is known and has no right to the model."""
+class PermissionDenied(Exception):  # noqa: N818 - as above
+    """The token of a call is known but has no right to the model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What one token allows: `digest` is its SHA-256, `models` the names it may call."""
+class AuthToken:
+    """One token and its rights: `digest` is its SHA-256, `models` has the names it may call."""
 
     name: str
     digest: bytes
     models: frozenset[str]
 
-    def permit(self, model: str) -> None:
-        """Hold a call to a model against the token's rights.
+    def check_model(self, model: str) -> None:
+        """Check that the token has a right to a model.
 
         Raises:
-            Forbidden: The token does not cover it, whether or not there is such a model.
+            PermissionDenied: It has none, whether or not there is such a model.
         """
         if EVERY_MODEL not in self.models and model not in self.models:
-            raise Forbidden("the token has no right to this model")
+            raise PermissionDenied("the token has no right to this model")
 
 
-ANYONE = Grant("anyone", b"", frozenset({EVERY_MODEL}))
-"""What a call is granted that needs no token."""
+ANYONE = AuthToken("anyone", b"", frozenset({EVERY_MODEL}))
+"""The rights of a call that needs no token."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """The grants of a tokens file; without one, nobody is let in."""
+class AuthTokens:
+    """The tokens of a file; if it has none, every call is refused."""
 
-    grants: tuple[Grant, ...]
+    tokens: tuple[AuthToken, ...]
 
     @classmethod
     def parse(cls, text: str, origin: str) -> Self:
-        """Read a tokens file's text; `#` starts a comment, and `origin` names the file in errors.
+        """Parse the text of a tokens file; `#` starts a comment, and `origin` names the file in errors.
 
         Raises:
-            UserError: A line is malformed, or a name or a token is there twice.
+            UserError: A line is malformed, or a name or a token appears twice.
         """
         lines = ((number, line.partition("#")[0].split()) for number, line in enumerate(text.splitlines(), 1))
-        grants = tuple(_grant(fields, f"{origin} line {number}") for number, fields in lines if fields)
+        tokens = tuple(_parse_line(fields, f"{origin} line {number}") for number, fields in lines if fields)
         for kind, values in (
-            ("name", [grant.name for grant in grants]),
-            ("token", [grant.digest.hex() for grant in grants]),
+            ("name", [token.name for token in tokens]),
+            ("token", [token.digest.hex() for token in tokens]),
         ):
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise UserError(f"{origin}: the {kind} {twice} is there twice; wanted one line for each: delete one")
-        return cls(grants)
+        return cls(tokens)
 
-    def identify(self, token: str) -> Grant | None:
-        """The grant of a token; the time that takes tells nothing of how close a guess was."""
+    def identify(self, token: str) -> AuthToken | None:
+        """The known token that equals `token`; how long this takes does not show how close a guess was."""
         digest = digest_of(token)
         found = None
-        for grant in self.grants:
-            if hmac.compare_digest(grant.digest, digest):
-                found = grant
+        for known in self.tokens:
+            if hmac.compare_digest(known.digest, digest):
+                found = known
         return found
 
 
-class Gate:
-    """What every call passes; `tokens` gives those in force now, and None means that none is asked for."""
+class Authenticator:
+    """Checks the token of every call; `tokens` returns those that are valid now. Without it, no call needs a token."""
 
-    def __init__(self, tokens: Callable[[], Tokens] | None = None) -> None:
+    def __init__(self, tokens: Callable[[], AuthTokens] | None = None) -> None:
         self._tokens = tokens
 
-    def admit(self, method: str, metadata: Metadata) -> Grant:
-        """What a call to `method`, such as `/package.Service/Method`, is granted by the metadata it comes with.
+    def authenticate(self, method: str, metadata: Metadata) -> AuthToken:
+        """The token in the metadata of a call to `method`, such as `/package.Service/Method`.
 
         Raises:
-            Unauthenticated: The method needs a token, and there is none, or none that is known.
+            Unauthenticated: The method needs a token, and there is none, or an unknown one.
         """
         if self._tokens is None or method in OPEN_METHODS:
             return ANYONE
@@ -126,19 +126,19 @@ def digest_of(token: str) -> bytes:
 
 
 def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
-    """Let a service be reached from outside only encrypted, or by an explicit wish.
+    """Check that other machines can reach the service only with TLS, unless the user asked for `--insecure`.
 
     Raises:
-        UserError: It would be reached from outside in the clear.
+        UserError: They could reach it in the clear.
     """
     if not (encrypted or insecure or is_loopback(host)):
         raise UserError(
-            f"--host {host} can be reached from other machines, and without TLS whoever is on the way reads and changes all that is"
-            " sent; give --tls-cert and --tls-key, or --insecure where something in front encrypts"
+            f"--host {host} can be reached from other machines, and without TLS anyone on the way can read and change what is"
+            " sent; give --tls-cert and --tls-key, or --insecure if something in front encrypts"
         )
 
 
-def _grant(fields: list[str], where: str) -> Grant:
+def _parse_line(fields: list[str], where: str) -> AuthToken:
     if len(fields) < 3:
         raise UserError(
             f"{where}: has {len(fields)} fields; wanted a name, the token's SHA-256, and the models or {EVERY_MODEL}:"
@@ -149,4 +149,4 @@ def _grant(fields: list[str], where: str) -> Grant:
         raise UserError(
             f"{where}: the second field is no SHA-256; wanted 64 hex digits, never the token itself: write lines with `optimize token`"
         )
-    return Grant(name, bytes.fromhex(digest), frozenset(models))
+    return AuthToken(name, bytes.fromhex(digest), frozenset(models))

@@ -1,4 +1,4 @@
-"""TLS files of a service: checked before anything starts, loaded by each replica, and again where they are renewed."""
+"""TLS files of a service: checked before anything starts, loaded by each replica, and loaded again when they are renewed."""
 
 import logging
 import ssl
@@ -13,7 +13,7 @@ from serve.access.watched_files import WatchedFiles
 
 
 class TlsFiles(Struct, frozen=True):
-    """PEM files: the server's certificate chain and its key, and the CA whose clients alone may connect (mutual TLS)."""
+    """PEM files: the server's certificate chain and its key, and a CA if clients must have a certificate of it (mutual TLS)."""
 
     cert: Path
     key: Path
@@ -21,15 +21,15 @@ class TlsFiles(Struct, frozen=True):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Every file that there is."""
+        """All files."""
         return tuple(path for path in (self.cert, self.key, self.client_ca) if path is not None)
 
 
-def chosen(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    """What the options ask for; None without TLS.
+def from_options(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
+    """The files that the options name; None without TLS.
 
     Raises:
-        UserError: They do not go together, or a file cannot be used.
+        UserError: An option is missing, or a file cannot be used.
     """
     if cert is None and key is None and client_ca is None:
         return None
@@ -45,17 +45,19 @@ def check(files: TlsFiles) -> None:
     """Load the files as a TLS server does.
 
     Raises:
-        UserError: One cannot be read, is no PEM file of its kind, or the key is another certificate's.
+        UserError: One cannot be read, is not a PEM file of its kind, or the key belongs to another certificate.
     """
     read(files.cert, "--tls-cert")
     read(files.key, "--tls-key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_verify_locations(files.cert)  # tells a file without a certificate from one whose key does not fit
+        context.load_verify_locations(
+            files.cert
+        )  # distinguishes a file without a certificate from one whose key does not match
     except ssl.SSLError:
         raise UserError(f"{files.cert}: holds no certificate; wanted a PEM file for --tls-cert") from None
     try:
-        # Without the callback, OpenSSL would ask for a password on the terminal.
+        # Without the callback, OpenSSL would prompt for a password on the terminal.
         context.load_cert_chain(files.cert, files.key, password=lambda: b"")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
@@ -74,10 +76,10 @@ def check(files: TlsFiles) -> None:
 
 
 def server_credentials(files: TlsFiles) -> Any:
-    """The files as grpc.ServerCredentials for one port; every new connection gets them as they are by then.
+    """The files as grpc.ServerCredentials for one port; every new connection uses their current contents.
 
-    With a client CA, a client without a certificate of it is turned away. Files that were changed to what cannot be used are not
-    taken: connections get those of before.
+    With a client CA, a client without a certificate of it is refused. If the files change to something that cannot be used,
+    connections use the previous contents.
     """
     import grpc  # noqa: PLC0415 - `serve.cli` checks the files without it
 
@@ -89,16 +91,16 @@ def server_credentials(files: TlsFiles) -> Any:
         return grpc.ssl_server_certificate_configuration([pair], roots)
 
     def renewed() -> Any:
-        """What gRPC asks at every handshake; None goes on with what it has."""
+        """GRPC calls this at every handshake; None keeps what it has."""
         if not watched.changed():
             return None
         try:
             check(files)
             fresh = configuration()
-        except (UserError, OSError) as error:  # OSError: a file went away between two looks at it
-            logs.tell("certificate_refused", logging.ERROR, reason=str(error), instead="that of before stays in use")
+        except (UserError, OSError) as error:  # OSError: a file went away between two reads
+            logs.event("certificate_refused", logging.ERROR, reason=str(error), instead="that of before stays in use")
             return None
-        logs.tell("certificate_changed", file=str(files.cert))
+        logs.event("certificate_changed", file=str(files.cert))
         return fresh
 
     return grpc.dynamic_ssl_server_credentials(configuration(), renewed, files.client_ca is not None)
@@ -108,7 +110,7 @@ def read(path: Path, option: str) -> bytes:
     """The bytes of a PEM file.
 
     Raises:
-        UserError: It cannot be read; the text names the option that gave it.
+        UserError: It cannot be read; the text names the option to use.
     """
     try:
         return path.read_bytes()

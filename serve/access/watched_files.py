@@ -1,37 +1,37 @@
-"""Files that may change while a service runs, such as renewed certificates: looked at while they are in use."""
+"""Files that may change while a service runs, such as renewed certificates; they are checked while they are in use."""
 
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CHECK_PERIOD_S = 1.0
-"""How old the answer may be to whether a file has changed."""
+"""How long the last check of the files stays good."""
 
 
 class WatchedFiles:
-    """Tells when files are others than before, or are gone."""
+    """Notices when files have changed or are gone."""
 
     def __init__(self, paths: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._paths = tuple(paths)
         self._clock = clock
-        self._looked_s = clock()
-        self._seen = self._states()
+        self._checked_s = clock()
+        self._last = self._states()
 
     def changed(self) -> bool:
-        """Whether they are to be read again; what changes while they are read is told the next time."""
+        """Whether the files have to be read again; a change while they are read is reported by the next call."""
         now_s = self._clock()
-        if now_s - self._looked_s < CHECK_PERIOD_S:
+        if now_s - self._checked_s < CHECK_PERIOD_S:
             return False
-        self._looked_s = now_s
-        before, self._seen = self._seen, self._states()
-        return self._seen != before
+        self._checked_s = now_s
+        before, self._last = self._last, self._states()
+        return self._last != before
 
     def _states(self) -> list[tuple[int, ...] | None]:
         return [_state(path) for path in self._paths]
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What differs between two states of a file; None where there is no file to be seen."""
+    """What differs between two states of a file; None if there is no readable file."""
     try:
         found = path.stat()
     except OSError:

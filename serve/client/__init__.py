@@ -1,4 +1,4 @@
-"""What a program needs to call a service: a client, its connection, retries, and the codec; without Ray and without a runtime.
+"""What a program needs to call a service: clients, connections, retries and the codec, without Ray and without a runtime.
 
 from serve.client import Client
 

@@ -1,6 +1,6 @@
-"""A small client of the Open Inference Protocol: dicts of numpy arrays in, dicts of numpy arrays out.
+"""Small clients of the Open Inference Protocol: dicts of numpy arrays in, dicts of numpy arrays out.
 
-`Client` blocks, `AsyncClient` runs on an event loop; what they ask and how they read the answers is the same.
+`Client` blocks, `AsyncClient` runs on an event loop; they share requests and the reading of answers.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer: its arrays by output name, the version that gave it, and the server's own account of it."""
+    """One answer: its arrays by output name, the version that gave it, and what the server reports about it."""
 
     outputs: dict[str, Array]
     model: str
@@ -43,11 +43,11 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question(Generic[T]):
-    """One call: what is sent where, how the answer is read, and whether it is worth asking again."""
+class _Request(Generic[T]):
+    """One call: the method, the message, how to read the answer, and whether to retry."""
 
     path: str
-    request: Message
+    message: Message
     answer: type[Message]
     read: Callable[[Any], T]
     retried: bool
@@ -56,9 +56,9 @@ class _Question(Generic[T]):
 class Client:
     """Calls one server; a context manager. Thread-safe.
 
-    A call that nobody took, or that was told when to come again, is made again, up to `max_attempts` times and within its timeout;
-    questions after the server's state are not. Every method raises grpc.RpcError, with its code and text, where the server refuses
-    or cannot be reached.
+    A call is retried if no server took it, or if the server said when to retry, up to `max_attempts` times and within its
+    timeout. Calls about the state of the server are not retried. Every method raises grpc.RpcError, with a code and a text, if
+    the server refuses the call or cannot be reached.
 
     Raises:
         UserError: The connection's files cannot be read.
@@ -100,39 +100,39 @@ class Client:
         """One prediction, within `timeout_s`: all outputs, or those named.
 
         Raises:
-            InputError: An array's dtype is none of the protocol's, or the answer is malformed.
+            InputError: The protocol has no such dtype, or the answer is malformed.
         """
-        return self._ask(_infer(model, inputs, outputs, version), timeout_s)
+        return self._call(_infer(model, inputs, outputs, version), timeout_s)
 
     def metadata(self, model: str, version: str = "") -> pb.ModelMetadataResponse:
-        """What a model takes and gives, and its contract in `properties`."""
-        return self._ask(_metadata(model, version))
+        """The inputs and outputs of a model, and its contract in `properties`."""
+        return self._call(_metadata(model, version))
 
     def ready(self, model: str | None = None) -> bool:
         """Whether a model, or every model of the server, can be called."""
-        return self._ask(_ready(model))
+        return self._call(_ready(model))
 
     def serving(self, model: str = "") -> bool:
         """Whether grpc.health.v1 says SERVING for a model, or for the whole server."""
-        return self._ask(_serving(model))
+        return self._call(_serving(model))
 
-    def _ask(self, question: _Question[T], timeout_s: float | None = None) -> T:
-        send = _method(self._channel, question)
-        attempts = _attempts(question, self._timeout_s if timeout_s is None else timeout_s, self._max_attempts)
+    def _call(self, request: _Request[T], timeout_s: float | None = None) -> T:
+        send = _method(self._channel, request)
+        attempts = _attempts(request, self._timeout_s if timeout_s is None else timeout_s, self._max_attempts)
         while True:
             try:
-                answer = send(question.request, timeout=attempts.remaining_s, metadata=self._metadata)
+                answer = send(request.message, timeout=attempts.remaining_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error.code(), error.trailing_metadata())
                 if pause_s is None:
                     raise
                 time.sleep(pause_s)
             else:
-                return question.read(answer)
+                return request.read(answer)
 
 
 class AsyncClient:
-    """Calls one server from an event loop, the one that runs where it is made; otherwise as :class:`Client`."""
+    """Like :class:`Client`, for the event loop on which it is created."""
 
     def __init__(
         self,
@@ -168,76 +168,76 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Prediction:
         """As :meth:`Client.infer`."""
-        return await self._ask(_infer(model, inputs, outputs, version), timeout_s)
+        return await self._call(_infer(model, inputs, outputs, version), timeout_s)
 
     async def metadata(self, model: str, version: str = "") -> pb.ModelMetadataResponse:
         """As :meth:`Client.metadata`."""
-        return await self._ask(_metadata(model, version))
+        return await self._call(_metadata(model, version))
 
     async def ready(self, model: str | None = None) -> bool:
         """As :meth:`Client.ready`."""
-        return await self._ask(_ready(model))
+        return await self._call(_ready(model))
 
     async def serving(self, model: str = "") -> bool:
         """As :meth:`Client.serving`."""
-        return await self._ask(_serving(model))
+        return await self._call(_serving(model))
 
-    async def _ask(self, question: _Question[T], timeout_s: float | None = None) -> T:
-        send = _method(self._channel, question)
-        attempts = _attempts(question, self._timeout_s if timeout_s is None else timeout_s, self._max_attempts)
+    async def _call(self, request: _Request[T], timeout_s: float | None = None) -> T:
+        send = _method(self._channel, request)
+        attempts = _attempts(request, self._timeout_s if timeout_s is None else timeout_s, self._max_attempts)
         while True:
             try:
-                answer = await send(question.request, timeout=attempts.remaining_s, metadata=self._metadata)
+                answer = await send(request.message, timeout=attempts.remaining_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 pause_s = attempts.pause_s(error.code(), error.trailing_metadata())
                 if pause_s is None:
                     raise
                 await asyncio.sleep(pause_s)
             else:
-                return question.read(answer)
+                return request.read(answer)
 
 
 def _connection(server: str | Connection) -> Connection:
     return Connection(server) if isinstance(server, str) else server
 
 
-def _method(channel: Any, question: _Question[Any]) -> Any:
+def _method(channel: Any, request: _Request[Any]) -> Any:
     return channel.unary_unary(
-        question.path,
-        request_serializer=type(question.request).SerializeToString,
-        response_deserializer=question.answer.FromString,
+        request.path,
+        request_serializer=type(request.message).SerializeToString,
+        response_deserializer=request.answer.FromString,
     )
 
 
-def _attempts(question: _Question[Any], timeout_s: float, max_attempts: int) -> Attempts:
-    return Attempts(timeout_s, max_attempts if question.retried else 1)
+def _attempts(request: _Request[Any], timeout_s: float, max_attempts: int) -> Attempts:
+    return Attempts(timeout_s, max_attempts if request.retried else 1)
 
 
-def _infer(model: str, inputs: Mapping[str, Array], outputs: Iterable[str], version: str) -> _Question[Prediction]:
+def _infer(model: str, inputs: Mapping[str, Array], outputs: Iterable[str], version: str) -> _Request[Prediction]:
     request = codec.write_request(model, inputs, outputs, version)
-    return _Question(f"{_INFERENCE}ModelInfer", request, pb.ModelInferResponse, _prediction, retried=True)
+    return _Request(f"{_INFERENCE}ModelInfer", request, pb.ModelInferResponse, _prediction, retried=True)
 
 
-def _metadata(model: str, version: str) -> _Question[pb.ModelMetadataResponse]:
+def _metadata(model: str, version: str) -> _Request[pb.ModelMetadataResponse]:
     request = pb.ModelMetadataRequest(name=model, version=version)
-    return _Question(
+    return _Request(
         f"{_INFERENCE}ModelMetadata", request, pb.ModelMetadataResponse, lambda answer: answer, retried=True
     )
 
 
-def _ready(model: str | None) -> _Question[bool]:
+def _ready(model: str | None) -> _Request[bool]:
     if model is None:
         asked: tuple[str, Message, type[Message]] = "ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse
     else:
         asked = "ModelReady", pb.ModelReadyRequest(name=model), pb.ModelReadyResponse
     name, request, answer = asked
-    return _Question(_INFERENCE + name, request, answer, lambda found: bool(found.ready), retried=False)
+    return _Request(_INFERENCE + name, request, answer, lambda found: bool(found.ready), retried=False)
 
 
-def _serving(model: str) -> _Question[bool]:
+def _serving(model: str) -> _Request[bool]:
     request = health_pb2.HealthCheckRequest(service=model)
     answer = health_pb2.HealthCheckResponse
-    return _Question(
+    return _Request(
         "/grpc.health.v1.Health/Check",
         request,
         answer,

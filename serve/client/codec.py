@@ -1,4 +1,4 @@
-"""Open Inference messages to named numpy arrays and back; pure, and without a copy where numpy allows.
+"""Open Inference messages to named numpy arrays and back, without copies where numpy allows that.
 
 Raw contents become read-only views of the message's bytes. BYTES elements are UTF-8 text, as ONNX's strings are, in an object array.
 BF16, which numpy lacks, is read as uint16.
@@ -21,7 +21,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class _Kind(NamedTuple):
-    """How a datatype of the standard looks in numpy, and its field among typed contents (None: it travels raw only)."""
+    """The numpy dtype of a datatype of the standard, and its field in typed contents (None: only raw contents carry it)."""
 
     dtype: np.dtype[Any]
     field: str | None
@@ -48,7 +48,7 @@ _DATATYPE_OF = {str(kind.dtype): name for name, kind in _KINDS.items() if name !
 
 
 def datatype_of(dtype: str) -> str:
-    """The standard's name of a numpy dtype: "float32" is "FP32", and "object", numpy's strings, "BYTES".
+    """The standard's name for a numpy dtype: "FP32" for "float32", and "BYTES" for "object" (numpy's strings).
 
     Raises:
         InputError: The standard has no such type.
@@ -64,7 +64,7 @@ def read_inputs(request: pb.ModelInferRequest, wanted: Mapping[str, str]) -> dic
     """The request's tensors by name; `wanted` maps the model's inputs to their datatypes.
 
     Raises:
-        InputError: A tensor is unknown, missing, sent twice or of another datatype, or its contents do not fit its shape.
+        InputError: A tensor is unknown, missing, sent twice or has another datatype, or its contents do not fit its shape.
     """
     raws = request.raw_input_contents
     names = [tensor.name for tensor in request.inputs]
@@ -97,11 +97,11 @@ def read_outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
     }
 
 
-def requested(request: pb.ModelInferRequest, available: Sequence[str]) -> list[str]:
-    """The outputs asked for, in the asked order; all of them where none is named.
+def requested_outputs(request: pb.ModelInferRequest, available: Sequence[str]) -> list[str]:
+    """The outputs that a request names, in its order; all outputs if it names none.
 
     Raises:
-        InputError: One is unknown, or asked for twice.
+        InputError: One is unknown, or named twice.
     """
     names = [output.name for output in request.outputs]
     _check_names(names, available, "output")
@@ -114,7 +114,7 @@ def write_request(
     """A request with raw contents.
 
     Raises:
-        InputError: An array has a dtype that the protocol lacks.
+        InputError: An array has a dtype that the protocol does not know.
     """
     request = pb.ModelInferRequest(model_name=model, model_version=version)
     for name, array in inputs.items():
@@ -129,7 +129,7 @@ def write_request(
 def write_outputs(
     response: pb.ModelInferResponse, outputs: Mapping[str, Array], names: Iterable[str], datatypes: Mapping[str, str]
 ) -> None:
-    """Add the named outputs to a response, raw, in the order of `names`."""
+    """Add outputs to a response as raw contents, in the order of `names`."""
     for name in names:
         array = outputs[name]
         response.outputs.add(name=name, datatype=datatypes[name], shape=array.shape)
@@ -165,7 +165,7 @@ def _read_tensor(
         flat = _untyped(raw, tensor.datatype, kind, math.prod(shape), described)
     try:
         return flat.reshape(shape)
-    except ValueError:  # sizes beside a 0 may each be beyond what an array can index
+    except ValueError:  # next to a size of 0, the others may be larger than an array can index
         raise InputError(f"{described} has shape {list(shape)}; wanted sizes that an array can have") from None
 
 
@@ -200,9 +200,9 @@ def _typed(contents: pb.InferTensorContents, datatype: str, kind: _Kind, count: 
 
 
 def _split(raw: bytes, count: int, described: str) -> list[bytes]:
-    """The elements of raw BYTES; bounded by the data, whatever the shape claims."""
+    """The elements of raw BYTES; the data limits their number, whatever the shape claims."""
     if len(raw) < count * _LENGTH.size:
-        raise InputError(f"{described} has {len(raw)} bytes; wanted {count} elements, each behind its length")
+        raise InputError(f"{described} has {len(raw)} bytes; wanted {count} elements, each after its length")
     elements: list[bytes] = []
     at = 0
     while at < len(raw):
@@ -210,7 +210,7 @@ def _split(raw: bytes, count: int, described: str) -> list[bytes]:
         end = start + _LENGTH.unpack_from(raw, at)[0] if start <= len(raw) else start
         if end > len(raw):
             raise InputError(
-                f"{described} ends inside element {len(elements)}; wanted each element whole behind its length"
+                f"{described} ends inside element {len(elements)}; wanted each element complete after its length"
             )
         elements.append(raw[start:end])
         at = end
@@ -236,6 +236,6 @@ def _raw(array: Array, datatype: str) -> bytes:
 
 
 def _clip(found: object, limit: int = 80) -> str:
-    """What was found, short enough for an error's text however long the caller made it."""
+    """What was found, cut to a length that suits an error message."""
     text = str(found)
     return text if len(text) <= limit else f"{text[:limit]}..."

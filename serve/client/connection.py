@@ -1,4 +1,4 @@
-"""How a caller reaches a service: its address, what it is encrypted with, and the token that calls carry."""
+"""How a caller reaches a service: its address, encryption, and auth token."""
 
 import ipaddress
 from pathlib import Path
@@ -13,24 +13,24 @@ from serve.metadata_keys import AUTHORIZATION
 
 Options = tuple[tuple[str, int | str], ...]
 
-_LASTING: Options = (
-    ("grpc.enable_http_proxy", 0),  # a proxy for the web is none for this
+_CHANNEL_OPTIONS: Options = (
+    ("grpc.enable_http_proxy", 0),  # a web proxy does not pass on these calls
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # gRPC's own two minutes would outlast a server that restarts
-    # What an attempt to connect may take, whatever the name says; by default gRPC takes the backoff for that, too.
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # gRPC's default of two minutes is longer than a restart of the server
+    # Despite its name, the time that an attempt to connect may take; by default gRPC uses the backoff for that as well.
     ("grpc.min_reconnect_backoff_ms", 5_000),
 )
-_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+_ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 _LOCAL_SCHEMES = ("unix:", "unix-abstract:")
 
 
 class Connection(Struct, frozen=True):
-    """HOST:PORT, and who may know what is said there; several with commas between, where a service has as many replicas.
+    """HOST:PORT with its encryption and token; or several addresses, separated by commas, one for each replica of a service.
 
-    Calls go to several in turn, past those that do not answer, and each must be a number: one name may stand for all by itself.
-    TLS is on where `tls` or a PEM file asks for it. `ca` is the authority that the server's certificate is held against, by default
-    those that gRPC brings; `cert` and `key` are the caller's own, for mutual TLS. A token goes in the clear beyond this machine only
-    where `insecure` says so.
+    Several addresses must be IP addresses, and are called in turn, except those that do not answer; a single name may stand for
+    several. TLS is on if `tls` or a PEM file asks for it. `ca` is the authority to check the server's certificate against, by
+    default those that come with gRPC; `cert` and `key` are the caller's own, for mutual TLS. Only with `insecure` is a token sent
+    to another machine in the clear.
 
     Raises:
         UserError: The parts do not go together.
@@ -47,19 +47,23 @@ class Connection(Struct, frozen=True):
     def __post_init__(self) -> None:
         if len(self._hosts) > 1 and {_version(host) for host in self._hosts} not in ({4}, {6}):
             raise UserError(
-                f"{self.address}: wanted IP addresses of one version; give one, or a name that stands for all"
+                f"{self.address}: wanted IP addresses of one version; give one address, or a name that stands for all"
             )
         if (self.cert is None) != (self.key is None):
-            raise UserError("one of the caller's certificate and key was given; give both, or neither")
+            raise UserError(
+                "the caller's certificate was given without its key, or the key alone; give both, or neither"
+            )
         if self.token and not (self.encrypted or self.insecure or self._local):
             raise UserError(
                 f"a token for {self.address} would travel in the clear; use TLS, or insecure where something else encrypts"
             )
         if not self.token.isascii() or self.token.split() not in ([self.token], []):
-            raise UserError("the token has spaces or other characters that no token has; give it as it was made")
+            raise UserError(
+                "the token has spaces or other characters that no token has; give it exactly as it was made"
+            )
 
     def __repr__(self) -> str:
-        """Without the token, since what is shown may be logged."""
+        """Without the token, since this may be logged."""
         return f"Connection({self.address!r}, encrypted={self.encrypted}, token={'given' if self.token else 'none'})"
 
     @property
@@ -69,7 +73,7 @@ class Connection(Struct, frozen=True):
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries."""
+        """The metadata of every call."""
         return ((AUTHORIZATION, f"Bearer {self.token}"),) if self.token else ()
 
     @property
@@ -98,11 +102,11 @@ class Connection(Struct, frozen=True):
 
     def _open(self, library: Any, options: Options) -> Any:
         target = self.address
-        options = (*_LASTING, *options)
+        options = (*_CHANNEL_OPTIONS, *options)
         if len(self._hosts) > 1:
             target = f"ipv{_version(self._hosts[0])}:{self.address}"
-            # Certificates are held against the authority, which is one for all replicas of a service.
-            options = (*options, _IN_TURN, ("grpc.default_authority", self.address.partition(",")[0]))
+            # Certificates are checked against the authority, which is the same for all replicas of a service.
+            options = (*options, _ROUND_ROBIN, ("grpc.default_authority", self.address.partition(",")[0]))
         if not self.encrypted:
             return library.insecure_channel(target, options=options)
         credentials = grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))

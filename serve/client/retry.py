@@ -1,7 +1,7 @@
-"""When a call may be made again: where nothing was promised to anybody, and a server can be expected to do better soon.
+"""When to retry a call.
 
-Predictions change nothing, so one may be asked for twice. UNAVAILABLE says that nobody took the call, or that its server is gone;
-RESOURCE_EXHAUSTED says to come again only where it says when. All else would end the same way.
+Predictions change nothing, so they can be repeated. UNAVAILABLE means that no server took the call, or that its server is gone;
+RESOURCE_EXHAUSTED is worth a retry only if it says when. Everything else would fail in the same way.
 """
 
 import math
@@ -17,7 +17,7 @@ MAX_ATTEMPTS = 5
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 _SPREAD = 0.2
-"""Share by which callers that were sent away together are told apart."""
+"""Callers that were refused at the same moment retry at times that differ by up to this share."""
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -40,26 +40,26 @@ class Attempts:
 
     @property
     def remaining_s(self) -> float:
-        """What is left until the deadline."""
+        """The time until the deadline."""
         return self._deadline_s - self._clock()
 
     def pause_s(self, code: grpc.StatusCode, trailing: Metadata | None) -> float | None:
-        """How long to wait before the next attempt, after one that ended so; None where there is to be none."""
+        """The pause before the next attempt, after one that ended with `code`; None if there should be no other attempt."""
         self._left -= 1
         pushback_ms = _pushback_ms(trailing or ())
-        if self._left < 1 or not _again(code, pushback_ms):
+        if self._left < 1 or not _retryable(code, pushback_ms):
             return None
         pause_s = self._backoff_s() if pushback_ms is None else pushback_ms / 1e3 * (1 + _SPREAD * self._draw())
-        # An attempt that could only start after the deadline would hide why this one failed.
+        # An attempt after the deadline would hide why this one failed.
         return pause_s if pause_s < self.remaining_s else None
 
     def _backoff_s(self) -> float:
-        """Anything up to a ceiling that doubles: callers that failed together do not come again together."""
+        """A random pause up to a ceiling that doubles, so that callers that failed at the same moment do not retry together."""
         ceiling_s, self._ceiling_s = self._ceiling_s, min(2 * self._ceiling_s, MAX_PAUSE_S)
         return ceiling_s * self._draw()
 
 
-def _again(code: grpc.StatusCode, pushback_ms: float | None) -> bool:
+def _retryable(code: grpc.StatusCode, pushback_ms: float | None) -> bool:
     if pushback_ms is not None and pushback_ms < 0:
         return False
     return code is grpc.StatusCode.UNAVAILABLE or (
@@ -68,10 +68,10 @@ def _again(code: grpc.StatusCode, pushback_ms: float | None) -> bool:
 
 
 def _pushback_ms(trailing: Metadata) -> float | None:
-    said = next((value for key, value in trailing if key == PUSHBACK_KEY), None)
-    if said is None:
+    sent = next((value for key, value in trailing if key == PUSHBACK_KEY), None)
+    if sent is None:
         return None
     try:
-        return int(said)
+        return int(sent)
     except ValueError:
         return -math.inf

@@ -1,15 +1,15 @@
-"""Whether a version can be served on a machine: nothing but the manifest and the machine decides."""
+"""Whether a version can be served on a machine; only the manifest and the machine decide."""
 
 from optimize.manifest import Machine, Manifest
 
 DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instruction sets of x86 that sum 8-bit products in 32 bits. Without one of them onnxruntime sums pairs in 16 bits, which saturates
+"""Instruction sets of x86 that sum 8-bit products in 32 bits. Without any of them onnxruntime sums pairs in 16 bits, which saturates
 (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "when and why do I need to try U8U8"): an INT8
-model that was judged with them answers otherwise without."""
+model that was judged with them gives other answers without them."""
 
 
-def obstacle(manifest: Manifest, machine: Machine, replicas: int = 1) -> str | None:
-    """Why so many replicas on a machine must not serve a version: what was found, what was wanted, the fix; None where they may."""
+def incompatibility(manifest: Manifest, machine: Machine, replicas: int = 1) -> str | None:
+    """Why `replicas` on a machine must not serve a version: what was found, what was wanted, the fix; None if they may."""
     version = f"{manifest.model} version {manifest.version}"
     artifact = manifest.artifact
     if artifact.format != "onnx":
@@ -26,11 +26,11 @@ def obstacle(manifest: Manifest, machine: Machine, replicas: int = 1) -> str | N
             " sums would saturate; wanted a processor that has it, or a version exported here: run `optimize export` on this"
             " machine, or promote an fp32 version"
         )
-    return crowding(manifest, machine.cores, replicas)
+    return too_few_cores(manifest, machine.cores, replicas)
 
 
-def crowding(manifest: Manifest, cores: int, replicas: int) -> str | None:
-    """Why so many replicas have not the cores for a version's threads, which no measurement shared; None where they have."""
+def too_few_cores(manifest: Manifest, cores: int, replicas: int) -> str | None:
+    """Why there are too few cores for the threads of all replicas, which no measurement shared; None if there are enough."""
     threads = manifest.artifact.options.threads
     if replicas == 1 or replicas * threads <= cores:
         return None

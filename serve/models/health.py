@@ -1,4 +1,4 @@
-"""The serving status that grpc.health.v1 reports, per model and for the whole server."""
+"""The serving status that grpc.health.v1 reports, for each model and for the whole server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 SERVER = ""
-"""The name under which the protocol asks for the server as a whole."""
+"""The protocol's name for the server as a whole."""
 
 SERVING: int = HealthCheckResponse.SERVING
 NOT_SERVING: int = HealthCheckResponse.NOT_SERVING
@@ -14,7 +14,7 @@ SERVICE_UNKNOWN: int = HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
-    """Statuses by name; all NOT_SERVING at first, and again, for good, once closed. Lives on one event loop."""
+    """Statuses by name: NOT_SERVING at first, and for ever once closed. For one event loop."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._statuses = dict.fromkeys((SERVER, *names), NOT_SERVING)
@@ -22,15 +22,15 @@ class Health:
         self._changed = asyncio.Event()
 
     def status(self, name: str) -> int | None:
-        """The status of that name; None where the name is unknown."""
+        """The status of a name; None if the name is unknown."""
         return self._statuses.get(name)
 
     def is_serving(self, name: str) -> bool:
-        """Whether calls to that name are taken."""
+        """Whether calls to a name are accepted."""
         return self._statuses.get(name) == SERVING
 
     def set_serving(self, name: str) -> None:
-        """A model can be called; the server can, once every model can."""
+        """Report that a model can be called; once every model can, so can the server."""
         if self._closed:
             return
         self._statuses[name] = SERVING
@@ -39,19 +39,19 @@ class Health:
         self._wake()
 
     def close(self) -> None:
-        """Nothing serves any more, and every watch ends after it has said so."""
+        """Report that nothing is served any more; every watch ends after that."""
         self._closed = True
         self._statuses = dict.fromkeys(self._statuses, NOT_SERVING)
         self._wake()
 
     async def watch(self, name: str) -> AsyncIterator[int]:
-        """The status of that name now and after each change, until closed."""
-        told = None
+        """The status of a name now and after each change, until closed."""
+        last = None
         while True:
             changed = self._changed
             status = self._statuses.get(name, SERVICE_UNKNOWN)
-            if status != told:
-                told = status
+            if status != last:
+                last = status
                 yield status
             if self._closed:
                 return

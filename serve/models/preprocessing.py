@@ -1,4 +1,4 @@
-"""Requests that carry raw columns instead of the model's inputs, and the version's own preprocessing that turns them into these."""
+"""Requests with raw columns, which the version's own preprocessing code turns into the model's inputs."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ from serve import logs
 from serve.client import codec
 
 PARAMETER = "preprocess"
-"""A request's parameter that asks for preprocessing where the raw columns are called as the model's inputs are."""
+"""The request parameter that asks for preprocessing if raw columns and inputs have the same names."""
 
 
 class RawColumns:
-    """Raw columns of requests to the inputs of one version."""
+    """Turns raw columns of requests into the inputs of one version."""
 
     def __init__(self, signature: Signature, preprocess: Callable[[Arrays], Arrays], pool: ThreadPoolExecutor) -> None:
         self._signature = signature
@@ -32,46 +32,48 @@ class RawColumns:
 
     @property
     def described(self) -> dict[str, str]:
-        """Each column's datatype and shape, for people who read a model's metadata."""
+        """The datatype and shape of each column, for the model's metadata."""
         return {
             spec.name: f"{self._datatypes[spec.name]} {[-1 if axis == BATCH else axis for axis in spec.shape]}"
             for spec in self._signature.inputs
         }
 
     def carried_by(self, request: pb.ModelInferRequest, model_inputs: dict[str, str]) -> bool:
-        """Whether a request brings raw columns: it asks for it, or names columns that are none of the model's inputs."""
+        """Whether a request has raw columns: its parameter says so, or it names columns and none of the model's inputs."""
         if PARAMETER in request.parameters:
             return bool(request.parameters[PARAMETER].bool_param)
         named = {tensor.name for tensor in request.inputs}
         return bool(named & self._datatypes.keys()) and not named & model_inputs.keys()
 
     async def inputs(self, request: pb.ModelInferRequest) -> Arrays:
-        """The model's inputs for a request's columns, made off the event loop.
+        """The model's inputs for the columns of a request, computed outside the event loop.
 
         Raises:
-            InputError: The columns do not fit, or the preprocessing cannot take them.
+            InputError: The columns do not fit, or the preprocessing fails on them.
         """
         columns = codec.read_inputs(request, self._datatypes)
         check_inputs(self._signature, columns)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._preprocess, columns)
         except SourceError as error:
-            logs.tell(
+            logs.event(
                 "preprocess_failed",
                 logging.WARNING,
                 model=request.model_name,
                 request_id=request.id or None,
                 reason=str(error),
             )
-            raise InputError("the columns cannot be preprocessed; wanted such as the model was measured with") from None
+            raise InputError(
+                "the columns cannot be preprocessed; wanted columns such as those the model was measured with"
+            ) from None
 
 
 @contextmanager
 def opened(registry: Registry, manifest: Manifest) -> Iterator[RawColumns | None]:
-    """A version's preprocessing, which made of recorded columns what it made when it was measured; None where it has none.
+    """The preprocessing of a version, once it has reproduced recorded inputs; None if the version has none.
 
     Raises:
-        ArtifactError: The code cannot be loaded here, or makes something else.
+        ArtifactError: The code cannot be loaded here, or gives other inputs than when it was measured.
     """
     preprocessing = manifest.preprocessing
     if preprocessing is None:
@@ -79,6 +81,6 @@ def opened(registry: Registry, manifest: Manifest) -> Iterator[RawColumns | None
         return
     dims = {BATCH: manifest.signature.dims[BATCH]} if BATCH in manifest.signature.dims else {}
     signature = Signature(preprocessing.columns, (), dims)
-    # One thread: nothing says that a user's callable may be called from several at once.
+    # One thread, since a user's code may not be thread-safe.
     with preprocess_package.restored(preprocessing, registry) as preprocess, ThreadPoolExecutor(1) as pool:
         yield RawColumns(signature, preprocess, pool)

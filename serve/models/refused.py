@@ -1,10 +1,10 @@
-"""The error by which a call is turned down."""
+"""The error that refuses a call."""
 
 import grpc
 
 
-class Refused(Exception):  # noqa: N818 - the server works; the call is turned down
-    """A call is turned down for a reason that its caller may read."""
+class Refused(Exception):  # noqa: N818 - the server works, but refuses the call
+    """A call is refused for a reason that its caller may know."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)

@@ -1,9 +1,9 @@
-"""When a replica is sick, so that Ray Serve replaces it: pure decisions on what its batchers show.
+"""When a replica is sick, so that Ray Serve replaces it: pure decisions about the figures of its batchers.
 
-Stuck     one execution runs on, long past three times what the curve promises. Always sick.
-Slow      executions stay above three times the curve for 20 s. Sick, unless most replicas are slow together: then the machine or
-          the load is to blame, and new processes would be no faster. So a replica that is the only one is never sick of this.
-Failing   five executions running have failed. Sick, if a golden input fails, too: else the requests are to blame, not the session.
+Stuck     one execution takes 20 s longer than three times what its curve predicts. Always sick.
+Slow      executions stay above three times the curve for 20 s. Sick, unless most replicas are slow: then the cause is the machine or
+          the load, and new processes would be no faster. So the only replica of a service is never sick because it is slow.
+Failing   five executions in a row have failed. Sick if a golden input fails as well; otherwise the requests are the cause.
 """
 
 import time
@@ -20,7 +20,7 @@ SLOW_FOR_S = 20.0
 FAILURES = 5
 
 
-class Ailment(StrEnum):
+class HealthProblem(StrEnum):
     """What is wrong with a model's sessions."""
 
     STUCK = "an execution does not end"
@@ -29,8 +29,8 @@ class Ailment(StrEnum):
 
 
 @dataclass(frozen=True)
-class Signs:
-    """What a batcher shows at one moment; `executions` and `failures_in_a_row` are of those that ended."""
+class HealthSignals:
+    """The figures of a batcher at one moment; `executions` and `failures_in_a_row` count those that ended."""
 
     executions: int
     failures_in_a_row: int
@@ -39,26 +39,26 @@ class Signs:
 
     @classmethod
     def of(cls, batcher: Batcher) -> Self:
-        """Those of this moment."""
+        """The figures of this moment."""
         counters = batcher.counters
         return cls(counters.executions, counters.failures_in_a_row, batcher.drift, tuple(batcher.executing()))
 
     @property
     def stuck(self) -> bool:
-        """Whether an execution runs on; one whose time was never measured is not judged."""
+        """Whether an execution does not end; one whose time was never measured is not judged."""
         return any(
-            promised_s > 0 and elapsed_s > SLOW_RATIO * promised_s + SLOW_FOR_S
-            for elapsed_s, promised_s in self.executing
+            predicted_s > 0 and elapsed_s > SLOW_RATIO * predicted_s + SLOW_FOR_S
+            for elapsed_s, predicted_s in self.executing
         )
 
     @property
     def lagging(self) -> bool:
-        """Whether an execution under way has taken too long already."""
-        return any(0 < SLOW_RATIO * promised_s < elapsed_s for elapsed_s, promised_s in self.executing)
+        """Whether an execution in progress has taken too long already."""
+        return any(0 < SLOW_RATIO * predicted_s < elapsed_s for elapsed_s, predicted_s in self.executing)
 
 
-class Course:
-    """One batcher's signs over time, looked at every few seconds."""
+class HealthHistory:
+    """The signals of one batcher over time, observed every few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -68,25 +68,25 @@ class Course:
 
     @property
     def slow(self) -> bool:
-        """Whether it was slow when it was last seen at work."""
+        """Whether its latest executions were slow."""
         return self._slow_since is not None
 
-    def observe(self, signs: Signs) -> Ailment | None:
-        """What is wrong by now: SLOW and FAILING are still to be confirmed, by other replicas and by a golden input."""
-        lasting = self._slow_for(signs) >= SLOW_FOR_S
-        if signs.stuck:
-            return Ailment.STUCK
-        if signs.failures_in_a_row >= FAILURES:
-            return Ailment.FAILING
-        return Ailment.SLOW if lasting else None
+    def observe(self, signals: HealthSignals) -> HealthProblem | None:
+        """The problem so far; SLOW and FAILING have to be confirmed, by other replicas and by a golden input."""
+        lasting = self._slow_for(signals) >= SLOW_FOR_S
+        if signals.stuck:
+            return HealthProblem.STUCK
+        if signals.failures_in_a_row >= FAILURES:
+            return HealthProblem.FAILING
+        return HealthProblem.SLOW if lasting else None
 
-    def _slow_for(self, signs: Signs) -> float:
-        """Seconds for which all work that was seen has been slow; 0 where there was none since the last look."""
+    def _slow_for(self, signals: HealthSignals) -> float:
+        """Seconds for which all observed work has been slow; 0 if there was none since the last observation."""
         now = self._clock()
-        worked = signs.executions != self._executions
-        self._executions = signs.executions
-        if signs.drift > SLOW_RATIO if worked else signs.lagging:
-            # What lies further apart than the whole spell may last is two spells.
+        worked = signals.executions != self._executions
+        self._executions = signals.executions
+        if signals.drift > SLOW_RATIO if worked else signals.lagging:
+            # Two observations further apart than a whole slow period do not belong to the same period.
             if self._slow_since is None or now - self._slow_last > SLOW_FOR_S:
                 self._slow_since = now
             self._slow_last = now
@@ -96,6 +96,6 @@ class Course:
         return 0.0
 
 
-def together(slow: Sequence[bool]) -> bool:
+def most_are_slow(slow: Sequence[bool]) -> bool:
     """Whether most replicas are slow."""
     return 2 * sum(slow) > len(slow)

@@ -1,8 +1,8 @@
-"""What a replica tells Prometheus.
+"""The metrics of a replica for Prometheus.
 
-Calls       counted on the request path, in plain integers
-Collector   reads those, and what the batchers count, when it is scraped
-listen      the endpoint on loopback
+CallCounters       plain integers, counted on the request path
+ReplicaCollector   reads those and the batchers' counters when it is scraped
+listen             the endpoint on loopback
 """
 
 import errno
@@ -20,11 +20,12 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector as PrometheusCollector
+from prometheus_client.registry import Collector
 
 from optimize.runtime.batching.counters import Outcome
 from optimize.runtime.batching.histogram import SECONDS, Histogram
-from serve.models.hosting import Hosted, Models
+from serve.models.hosting import Models
+from serve.models.loading import LoadedVersion
 from serve.monitoring import memory
 
 LOOPBACK = "127.0.0.1"
@@ -32,18 +33,18 @@ _REJECTIONS: tuple[Outcome, ...] = ("queue_full", "infeasible", "expired", "late
 _OF_MODEL = ("model", "version")
 
 
-class Calls:
-    """How calls ended, and what the servicer spent on those it answered. One event loop writes, any thread reads."""
+class CallCounters:
+    """How calls ended, and how long the answered ones took. One event loop writes, any thread reads."""
 
     def __init__(self) -> None:
         self.ended: dict[tuple[str, str, str], int] = {}
         self.queue_s: dict[str, Histogram] = {}
         self.codec_s: dict[str, Histogram] = {}
         self.unread = 0
-        """Predictions refused without a look at their message, so that nobody knows of which model."""
+        """Predictions that were refused before their message, and so their model, was known."""
 
     def end(self, method: str, model: str, code: grpc.StatusCode) -> None:
-        """A call of `method` ended with `code`; `model` is empty where it named none that is here."""
+        """A call of `method` ended with `code`; `model` is empty if it named no model of this service."""
         key = (method, model, code.name)
         self.ended[key] = self.ended.get(key, 0) + 1
 
@@ -55,20 +56,20 @@ class Calls:
         self.codec_s[model].observe(codec_s)
 
 
-class Collector(PrometheusCollector):
-    """The metrics of one replica, made anew at every scrape."""
+class ReplicaCollector(Collector):
+    """The metrics of one replica, collected at every scrape."""
 
-    def __init__(self, models: Models, calls: Calls) -> None:
+    def __init__(self, models: Models, calls: CallCounters) -> None:
         self._models = models
         self._calls = calls
 
     def collect(self) -> Iterator[Metric]:
         """Every family, in the order in which the documentation lists them."""
-        hosted = self._models.hosted
+        versions = self._models.loaded
         yield from self._of_calls()
-        yield from _of_batches(hosted, self._calls.unread)
-        yield from _of_now(hosted)
-        yield from _of_versions(hosted)
+        yield from _of_batches(versions, self._calls.unread)
+        yield from _of_now(versions)
+        yield from _of_versions(versions)
 
     def _of_calls(self) -> Iterator[Metric]:
         calls = CounterMetricFamily(
@@ -87,15 +88,15 @@ class Collector(PrometheusCollector):
             yield family
 
 
-def _of_batches(hosted: Sequence[Hosted], unread: int) -> Iterator[Metric]:
+def _of_batches(versions: Sequence[LoadedVersion], unread: int) -> Iterator[Metric]:
     execution = HistogramMetricFamily("proveserve_execution_seconds", "Execution of a batch.", labels=_OF_MODEL)
     rows = HistogramMetricFamily("proveserve_batch_rows", "Rows of an executed batch.", labels=_OF_MODEL)
     failed = CounterMetricFamily("proveserve_failed_executions", "Executions that raised.", labels=_OF_MODEL)
     rejected = CounterMetricFamily(
-        "proveserve_rejected", "Predictions turned down, by reason.", labels=(*_OF_MODEL, "reason")
+        "proveserve_rejected", "Predictions refused, by reason.", labels=(*_OF_MODEL, "reason")
     )
     rejected.add_metric(("", "", "unread"), unread)
-    for one in hosted:
+    for one in versions:
         counters = one.batcher.counters
         _add_histogram(execution, _labels(one), counters.execution_s)
         _add_histogram(rows, _labels(one), counters.batch_rows)
@@ -105,14 +106,14 @@ def _of_batches(hosted: Sequence[Hosted], unread: int) -> Iterator[Metric]:
     yield from (execution, rows, failed, rejected)
 
 
-def _of_now(hosted: Sequence[Hosted]) -> Iterator[Metric]:
+def _of_now(versions: Sequence[LoadedVersion]) -> Iterator[Metric]:
     slots = GaugeMetricFamily("proveserve_slots", "Executions that can be under way at once.", labels=_OF_MODEL)
     busy = GaugeMetricFamily("proveserve_busy_slots", "Executions under way.", labels=_OF_MODEL)
     queued = GaugeMetricFamily("proveserve_queued_rows", "Rows that wait for a slot.", labels=_OF_MODEL)
     drift = GaugeMetricFamily(
         "proveserve_drift_ratio", "Execution time lately over the p95 that was measured.", labels=_OF_MODEL
     )
-    for one in hosted:
+    for one in versions:
         slots.add_metric(_labels(one), one.batcher.workers)
         busy.add_metric(_labels(one), one.batcher.running)
         queued.add_metric(_labels(one), one.batcher.queued_rows)
@@ -120,32 +121,32 @@ def _of_now(hosted: Sequence[Hosted]) -> Iterator[Metric]:
     yield from (slots, busy, queued, drift)
 
 
-def _of_versions(hosted: Sequence[Hosted]) -> Iterator[Metric]:
+def _of_versions(versions: Sequence[LoadedVersion]) -> Iterator[Metric]:
     build = InfoMetricFamily("proveserve", "The release that serves.")
     build.add_metric((), {"release": importlib.metadata.version("proveserve")})
     info = InfoMetricFamily("proveserve_model", "The versions that are served.", labels=_OF_MODEL)
-    for one in hosted:
+    for one in versions:
         measured = "here" if one.measured_here else "elsewhere"
         described = {"candidate": one.manifest.candidate, "digest": one.manifest.digest, "measured": measured}
         info.add_metric(_labels(one), described)
-    yield from (build, info, *_of_memory(hosted))
+    yield from (build, info, *_of_memory(versions))
 
 
-def _of_memory(hosted: Sequence[Hosted]) -> Iterator[Metric]:
-    """What `process_resident_memory_bytes` is to be read against."""
+def _of_memory(versions: Sequence[LoadedVersion]) -> Iterator[Metric]:
+    """What to compare `process_resident_memory_bytes` with."""
     budget = GaugeMetricFamily("proveserve_memory_budget_bytes", "Its budget memory.peak_mb.", labels=_OF_MODEL)
     peak = GaugeMetricFamily(
         "proveserve_memory_measured_peak_bytes", "What was measured against that budget.", labels=_OF_MODEL
     )
-    for one in hosted:
-        allowed = memory.allowance(one.manifest)
-        if allowed is not None:
-            budget.add_metric(_labels(one), allowed.budget_mb * 1e6)
-            peak.add_metric(_labels(one), allowed.measured_peak_mb * 1e6)
+    for one in versions:
+        found = memory.peak_memory(one.manifest)
+        if found is not None:
+            budget.add_metric(_labels(one), found.budget_mb * 1e6)
+            peak.add_metric(_labels(one), found.measured_peak_mb * 1e6)
     yield from (budget, peak)
 
 
-def _labels(one: Hosted) -> tuple[str, str]:
+def _labels(one: LoadedVersion) -> tuple[str, str]:
     return one.manifest.model, str(one.manifest.version)
 
 
@@ -157,8 +158,8 @@ def _add_histogram(family: HistogramMetricFamily, labels: Sequence[str], histogr
     family.add_metric(labels, buckets, sum_value=histogram.total)
 
 
-def listen(collector: Collector, ports: range) -> tuple[WSGIServer, threading.Thread] | None:
-    """Answer scrapes on the first of `ports` that is free, from a thread of its own; None where all are taken."""
+def listen(collector: ReplicaCollector, ports: range) -> tuple[WSGIServer, threading.Thread] | None:
+    """Answer scrapes on the first free port of `ports`, in a new thread; None if all are taken."""
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)

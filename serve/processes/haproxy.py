@@ -1,8 +1,8 @@
-"""HAProxy in front of the replicas: one address, over which single calls are balanced, also those of one connection.
+"""HAProxy in front of the replicas: one address, with every call balanced separately, even calls of one connection.
 
-It is a process of this service, told all that it needs in one file: the replicas keep their ports when they are replaced, so that
-nothing changes while it runs. It has no statistics page, no metrics and no admin socket, and listens on a socket that this process
-holds for it: the port cannot be lost to another, and callers wait a moment where HAProxy itself has to be started again.
+It is a process of this service, configured once by a file: replicas keep their ports when they are replaced. It has no statistics
+page, no metrics and no admin socket. It listens on a socket that this process holds, so that no other program can take the port,
+and callers only wait for a moment when HAProxy itself has to be restarted.
 """
 
 import contextlib
@@ -20,34 +20,34 @@ from optimize.errors import UserError
 from serve import logs
 from serve.access import tls
 from serve.access.tls import TlsFiles
-from serve.plan import Front
+from serve.plan import Frontend
 from serve.processes import ports
 
 MAX_STREAMS = 1000
-"""Calls at once on a connection; further ones wait in the client, or on another connection to the same replica."""
+"""Calls in progress per connection; more wait in the client, or on another connection to the same replica."""
 
-_BUFFER_BYTES = 64 << 10  # holds the metadata that a replica refuses, and all that a stream may send unasked
+_BUFFER_BYTES = 64 << 10  # holds metadata that a replica would refuse, and what a stream may send before it is asked
 _MAX_DESCRIPTORS = 20_000
-_CORES_A_THREAD = 4  # passing on a call takes a fraction of answering it
+_CORES_PER_THREAD = 4  # passing on a call takes a fraction of answering it
 _CHECK_TIMEOUT_S = 30
 _MAX_SILENCE_S = 60
 _STOP_TIMEOUT_S = 5
-_MIN_LIFE_S = 1.0  # it is not started more often
+_MIN_LIFE_S = 1.0  # it is not restarted more often
 _BACKLOG = 1024
 _CONFIGURATION = "haproxy.cfg"
 _CHAIN = "haproxy-chain.pem"
 _CLIENT_CA = "haproxy-client-ca.pem"
 _UNIMPLEMENTED = 12
 _UNAVAILABLE = 14
-_ENCODINGS = ("identity", "deflate", "gzip")  # that gRPC knows
+_ENCODINGS = ("identity", "deflate", "gzip")  # those of gRPC
 
 _GONE = "the replica that had this call is gone; call again"
-OWN_REPLIES = {500: _GONE, 502: _GONE, 503: "no replica answers; call again", 504: _GONE}
-"""What is said in place of an HTTP status of HAProxy's own."""
+ERROR_REPLIES = {500: _GONE, 502: _GONE, 503: "no replica answers; call again", 504: _GONE}
+"""The text that replaces an HTTP status of HAProxy's own."""
 
 
 def binary() -> str:
-    """The HAProxy that came with Ray Serve, or this system's.
+    """The HAProxy that comes with Ray Serve, or the system's.
 
     Raises:
         UserError: There is none.
@@ -64,16 +64,16 @@ def binary() -> str:
 
 
 @contextlib.contextmanager
-def fronting(front: Front, replicas: Sequence[str], folder: Path) -> Iterator[None]:
-    """Answer calls at the front's address with the replicas', until the end of the block; its files go to `folder`.
+def running(front: Frontend, replicas: Sequence[str], folder: Path) -> Iterator[None]:
+    """Pass calls on from the frontend's address to the replicas, until the end of the block; its files go to `folder`.
 
     Raises:
-        UserError: There is no HAProxy, it does not take its configuration, or the address is taken.
+        UserError: There is no HAProxy, it rejects its configuration, or the address is taken.
     """
     program = binary()
     encryption = "" if front.tls is None else _encryption(front.tls, folder)
     with ports.bound(front.host, front.port) as listener:
-        for code, text in OWN_REPLIES.items():
+        for code, text in ERROR_REPLIES.items():
             (folder / f"{code}.http").write_text(reply(text), newline="")
         path = folder / _CONFIGURATION
         path.write_text(
@@ -81,65 +81,76 @@ def fronting(front: Front, replicas: Sequence[str], folder: Path) -> Iterator[No
         )
         _check(program, path, listener)
         listener.listen(_BACKLOG)
-        kept = _Kept([program, "-db", "-f", str(path)], listener)
+        process = _Supervised([program, "-db", "-f", str(path)], listener)
         try:
             yield
         finally:
-            # From here on nobody connects; open connections end with their last answer.
+            # No new connections from here on; open ones end with their last answer.
             listener.close()
-            kept.stop()
+            process.stop()
 
 
 def configuration(bind: str, replicas: Sequence[str], folder: Path, threads: int) -> str:
-    """HAProxy's configuration file: what it listens on, as its `bind` line says, and the addresses it passes calls on to.
+    """HAProxy's configuration file: what it listens on, as its `bind` line says, and the addresses that it passes calls on to.
 
-    For each of `OWN_REPLIES`, the folder holds a file such as 503.http.
+    For each of `ERROR_REPLIES`, the folder has a file such as 503.http.
     """
-    ping = ServerPing()
-    lines = [
-        "global",
-        f"    nbthread {threads}",
-        f"    fd-hard-limit {_MAX_DESCRIPTORS}",
-        f"    hard-stop-after {_STOP_TIMEOUT_S}s",
-        f"    tune.bufsize {_BUFFER_BYTES}",
-        f"    tune.h2.max-concurrent-streams {MAX_STREAMS}",
-        "defaults",
-        "    mode http",
-        "    timeout connect 2s",
-        "    timeout http-request 30s",
-        "    timeout http-keep-alive 1h",  # a connection may idle, as those of gRPC do
-        f"    timeout client {_MAX_SILENCE_S}s",  # where it is the client's turn: no call is under way, and none was made yet
-        "    timeout server 1h",
-        "    timeout check 5s",
-        "    option clitcpka",
-        "    option abortonclose",
-        "    option http-no-delay",
-        # A call that its replica did not begin to answer is made once more, by another: a prediction changes nothing. Not more often,
-        # since it may be what ended that replica.
-        "    retries 1",
-        "    retry-on conn-failure empty-response",
-        "    option redispatch 1",
-        *(f"    errorfile {code} {folder / f'{code}.http'}" for code in OWN_REPLIES),
-        "frontend calls",
-        f"    bind {bind}",
-        f"    {_refusing_unknown_encodings()}",
-        "    default_backend replicas",
-        "backend replicas",
-        "    balance leastconn",
-        "    http-reuse always",
-        "    option tcp-check",
-        "    tcp-check connect",
-        f"    tcp-check send-binary {ping.request.hex()}",
-        f"    tcp-check expect binary {ping.answer.hex()}",
-        # Of a replica that hangs, the calls that it holds are given up once it is found out.
-        "    default-server check inter 2s fall 3 rise 1 on-marked-down shutdown-sessions",
-        *(f"    server replica-{index} {address} proto h2" for index, address in enumerate(replicas)),
+    sections = {
+        "global": _global(threads),
+        "defaults": [*_defaults(), *(f"errorfile {code} {folder / f'{code}.http'}" for code in ERROR_REPLIES)],
+        "frontend calls": [f"bind {bind}", _refusing_unknown_encodings(), "default_backend replicas"],
+        "backend replicas": _backend(replicas),
+    }
+    return "".join("\n    ".join([title, *lines]) + "\n" for title, lines in sections.items())
+
+
+def _global(threads: int) -> list[str]:
+    return [
+        f"nbthread {threads}",
+        f"fd-hard-limit {_MAX_DESCRIPTORS}",
+        f"hard-stop-after {_STOP_TIMEOUT_S}s",
+        f"tune.bufsize {_BUFFER_BYTES}",
+        f"tune.h2.max-concurrent-streams {MAX_STREAMS}",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def _defaults() -> list[str]:
+    return [
+        "mode http",
+        "timeout connect 2s",
+        "timeout http-request 30s",
+        "timeout http-keep-alive 1h",  # connections of gRPC may be idle
+        f"timeout client {_MAX_SILENCE_S}s",  # while HAProxy waits for the client: no call is in progress, or none was made yet
+        "timeout server 1h",
+        "timeout check 5s",
+        "option clitcpka",
+        "option abortonclose",
+        "option http-no-delay",
+        # A call whose replica has not begun to answer is made once more, on another replica: a prediction changes nothing. Not more
+        # often, since the call may be what ended that replica.
+        "retries 1",
+        "retry-on conn-failure empty-response",
+        "option redispatch 1",
+    ]
+
+
+def _backend(replicas: Sequence[str]) -> list[str]:
+    ping = HealthPing()
+    return [
+        "balance leastconn",
+        "http-reuse always",
+        "option tcp-check",
+        "tcp-check connect",
+        f"tcp-check send-binary {ping.request.hex()}",
+        f"tcp-check expect binary {ping.answer.hex()}",
+        # When a replica is found to hang, its calls are given up.
+        "default-server check inter 2s fall 3 rise 1 on-marked-down shutdown-sessions",
+        *(f"server replica-{index} {address} proto h2" for index, address in enumerate(replicas)),
+    ]
 
 
 def _refusing_unknown_encodings() -> str:
-    """What gRPC's standard wants said of them; its C core, in the replica, would say INTERNAL."""
+    """The status that gRPC's standard asks for; its C core, in the replica, would answer INTERNAL."""
     text = "the encoding of the message is not known here; use one of grpc-accept-encoding"
     return (
         f"http-request return status 200 content-type application/grpc hdr grpc-status {_UNIMPLEMENTED}"
@@ -149,17 +160,17 @@ def _refusing_unknown_encodings() -> str:
 
 
 def reply(text: str) -> str:
-    """An answer of HAProxy's own, in HTTP/1.1 as HAProxy reads it: a gRPC call that ends with UNAVAILABLE and this text."""
+    """An answer by HAProxy itself, in HTTP/1.1 as its files have it: the gRPC call ends with UNAVAILABLE and this text."""
     return (
         "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n"
         f"grpc-status: {_UNAVAILABLE}\r\ngrpc-message: {text}\r\n\r\n"
     )
 
 
-class ServerPing:
-    """A call of grpc.health.v1's Check, as the bytes of an HTTP/2 connection (RFC 9113), and what any answer contains.
+class HealthPing:
+    """A call of grpc.health.v1's Check as bytes of an HTTP/2 connection (RFC 9113), and what every answer contains.
 
-    A draining replica counts as well: it is the one to say so to its callers.
+    A replica that drains counts as up, so that it can refuse its callers itself.
     """
 
     _PATH = b"/grpc.health.v1.Health/Check"
@@ -169,7 +180,7 @@ class ServerPing:
 
     @property
     def request(self) -> bytes:
-        """Preface, settings, headers (RFC 7541: indexed, or literal and not added to the table), and an empty message."""
+        """Preface, settings, headers (RFC 7541: indexed, or literal without indexing), and an empty message."""
         headers = b"".join(
             (
                 b"\x83\x86",  # :method POST, :scheme http
@@ -201,7 +212,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _encryption(files: TlsFiles, folder: Path) -> str:
-    """What the `bind` line says of TLS; the files are copied to where HAProxy's syntax minds no character of their path."""
+    """The TLS part of the `bind` line; the files are copied, since HAProxy's syntax does not allow every character in a path."""
     chain = folder / _CHAIN
     chain.touch(mode=0o600)
     chain.write_bytes(tls.read(files.cert, "--tls-cert") + b"\n" + tls.read(files.key, "--tls-key"))
@@ -214,7 +225,7 @@ def _encryption(files: TlsFiles, folder: Path) -> str:
 
 
 def _threads() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // _CORES_A_THREAD)
+    return max(1, len(os.sched_getaffinity(0)) // _CORES_PER_THREAD)
 
 
 def _check(program: str, path: Path, listener: socket.socket) -> None:
@@ -235,13 +246,13 @@ def _check(program: str, path: Path, listener: socket.socket) -> None:
     if checked.returncode != 0:
         problem = next((line for line in checked.stderr.splitlines() if "[ALERT]" in line), checked.stderr)
         raise UserError(
-            f"{program} does not take its configuration: {problem.strip()}; wanted HAProxy 2.8: name it in"
+            f"{program} rejects its configuration: {problem.strip()}; wanted HAProxy 2.8: name it in"
             " RAY_SERVE_HAPROXY_BINARY_PATH"
         )
 
 
-class _Kept:
-    """A running HAProxy, which is started again when it ends; what it warns of goes to the log."""
+class _Supervised:
+    """A running HAProxy, which is restarted when it ends; its warnings go to the log."""
 
     def __init__(self, command: list[str], listener: socket.socket) -> None:
         self._command = command
@@ -249,11 +260,11 @@ class _Kept:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process = self._launch()
-        self._thread = threading.Thread(target=self._keep, name="haproxy", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name="haproxy", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Let it end by itself, and make it end where it does not."""
+        """Let it end after its last answer, and kill it if it does not."""
         with self._lock:
             self._stopping.set()
         self._process.send_signal(signal.SIGUSR1)
@@ -269,26 +280,26 @@ class _Kept:
             stderr=subprocess.STDOUT,
             text=True,
             pass_fds=[self._listener.fileno()],
-            start_new_session=True,  # Ctrl-C on a terminal is the service's to handle, which drains first
+            start_new_session=True,  # the service handles Ctrl-C on a terminal, and drains first
         )
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         while True:
             started = time.monotonic()
-            self._tell()
+            self._log_warnings()
             ended = self._process.wait()
             if self._stopping.is_set():
                 return
-            logs.tell("haproxy_ended", logging.ERROR, code=ended)
+            logs.event("haproxy_ended", logging.ERROR, code=ended)
             self._stopping.wait(_MIN_LIFE_S - (time.monotonic() - started))
             with self._lock:
                 if self._stopping.is_set():
                     return
                 self._process = self._launch()
 
-    def _tell(self) -> None:
+    def _log_warnings(self) -> None:
         with self._process.stdout or contextlib.nullcontext(()) as lines:
             for line in lines:
                 kind, _, text = line.partition(" : ")
                 if "[NOTICE]" not in kind and not self._stopping.is_set():
-                    logs.tell("haproxy", logging.WARNING, text=text.strip())
+                    logs.event("haproxy", logging.WARNING, text=text.strip())

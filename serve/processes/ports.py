@@ -1,4 +1,4 @@
-"""Ports of this machine: held before anything is told to listen there, and whoever is in the way is named."""
+"""Ports of this machine: they are bound before anything listens there, and errors name the process that uses one."""
 
 import contextlib
 import errno
@@ -15,10 +15,10 @@ _INIT = 1
 
 
 def bound(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A socket that holds the port, and does not listen yet; 0 lets the system choose. Errors name the `option` that asked for it.
+    """A socket bound to the port that does not listen yet; 0 lets the system choose. Errors name the `option` to change.
 
     Raises:
-        UserError: The port is in use, or the address is not this machine's.
+        UserError: The port is in use, or the address is not one of this machine.
     """
     if port > _LAST_PORT:
         raise UserError(f"port {port} was asked for, and the last is {_LAST_PORT}; choose a lower one with {option}")
@@ -39,10 +39,10 @@ def bound(host: str, port: int, option: str = "--port") -> socket.socket:
 
 
 def free(host: str, port: int, count: int, option: str = "--port") -> int:
-    """The first of `count` consecutive free ports: `port`, or one that the system picks where it is 0.
+    """The first of `count` consecutive free ports: `port`, or one that the system picks if it is 0.
 
     Raises:
-        UserError: A port is in use, or the address is not this machine's.
+        UserError: A port is in use, or the address is not one of this machine.
     """
     for _ in range(_TRIES):
         first = port or _probe(host, 0, option)
@@ -63,7 +63,7 @@ def _probe(host: str, port: int, option: str) -> int:
 
 
 def _holder(port: int) -> str:
-    """Who listens on a port, as far as this user may know; and whether a killed service left it behind."""
+    """The process that listens on a port, if this user may see it, and whether a killed service left it behind."""
     for connection in psutil.net_connections("tcp"):
         if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port or connection.pid is None:
             continue

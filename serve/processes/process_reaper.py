@@ -1,8 +1,9 @@
-"""End every process of a job, whatever becomes of the job itself.
+"""End every process of a job when the job ends, even if it is killed.
 
-Ray's daemons die with the process that started them, but its agents linger for a minute, and an interrupted start leaves some behind.
-So a job starts this module as a process of its own, marks the environment of all that it starts later, and holds a pipe: when the pipe
-closes, because the job is done or was killed, all that carries the mark is killed and the job's temporary folder is removed.
+Ray's daemons end with the process that started them, but its agents stay for a minute, and an interrupted start leaves processes
+behind. So a job starts this module as a separate process, marks the environment of everything that it starts later, and keeps a
+pipe open. When the pipe closes, because the job is done or was killed, all marked processes are killed and the job's temporary
+folder is removed.
 """
 
 import os
@@ -21,38 +22,38 @@ MARK = "PROVESERVE_JOB"
 _LIMIT_S = 10.0
 _PAUSE_S = 0.05
 _QUIET_ROUNDS = 3
-"""Rounds without a find before the guard leaves, as one that is just being started does not carry the mark yet."""
+"""Rounds without a marked process before the reaper stops: a process that is being started does not have the mark yet."""
 
 
 def environment(mark: str, folder: Path) -> dict[str, str]:
-    """What every process of a job must have in its environment; temporary files of those that are killed go with `folder`."""
-    # A Ray process that titles itself would write over its environment, and whether the mark is hit differs from start to start.
+    """What every process of a job needs in its environment; temporary files of killed processes are removed with `folder`."""
+    # A Ray process that sets its title would write over its environment, and sometimes over the mark.
     return {MARK: mark, "SPT_NOENV": "1", "TMPDIR": str(folder)}
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[str]:
-    """Give the mark that processes of the job must carry, see `environment`; at the end, all of them and `folder` are gone."""
+def reaping(folder: Path) -> Iterator[str]:
+    """The mark for the processes of a job, see `environment`; at the end of the block, all of them and `folder` are removed."""
     mark = secrets.token_hex(16)
-    guard = subprocess.Popen(
+    reaper = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, mark, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C on a terminal is the job's to handle
+        start_new_session=True,  # the job handles Ctrl-C on a terminal
     )
     try:
         yield mark
     finally:
-        if guard.stdin is not None:
-            guard.stdin.close()
-        # Where the machine is too busy for it to be done by now, it goes on by itself.
+        if reaper.stdin is not None:
+            reaper.stdin.close()
+        # On a busy machine it may take longer, and goes on without us.
         with suppress(subprocess.TimeoutExpired):
-            guard.wait(3 * _LIMIT_S)
+            reaper.wait(3 * _LIMIT_S)
 
 
 def marked(mark: str) -> list[int]:
-    """Process ids of what carries the mark."""
+    """Process ids of all processes with the mark."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -60,7 +61,7 @@ def marked(mark: str) -> list[int]:
             continue
         try:
             environment = (entry / "environ").read_bytes()
-        except OSError:  # gone, or another user's
+        except OSError:  # it is gone, or belongs to another user
             continue
         if wanted in environment.split(b"\0"):
             found.append(int(entry.name))
@@ -68,7 +69,7 @@ def marked(mark: str) -> list[int]:
 
 
 def end(mark: str) -> None:
-    """Kill what carries the mark, until nothing does."""
+    """Kill all processes with the mark, until there are none."""
     quiet = 0
     deadline = time.monotonic() + _LIMIT_S
     while quiet < _QUIET_ROUNDS and time.monotonic() < deadline:
@@ -83,7 +84,7 @@ def end(mark: str) -> None:
 
 
 def main() -> None:
-    """Wait for the job's end, then clear up behind it."""
+    """Wait for the end of the job, then clean up."""
     mark, folder = sys.argv[1:]
     sys.stdin.buffer.read()
     end(mark)

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM as a wish that is heeded where it is safe.
+"""Ctrl-C and SIGTERM as a request that is checked where it is safe to stop.
 
-An exception that is raised wherever a signal happens to land can be swallowed inside Ray, or crash it.
+An exception that is raised wherever a signal happens to arrive can get lost inside Ray, or crash it.
 """
 
 import os
@@ -15,10 +15,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Notes a signal for :meth:`heed`; a second one, from a user who insists, interrupts at once until :meth:`ignore`."""
+    """Remembers a signal for :meth:`check`; a second signal interrupts at once, until :meth:`ignore`."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
         self._ignored = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -34,29 +34,29 @@ class Interrupts:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals, also from who took them meanwhile."""
+        """Handle the signals, even if another handler was set meanwhile."""
         for number in _SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._handle)
 
-    def heed(self) -> None:
+    def check(self) -> None:
         """Raise KeyboardInterrupt if a signal came."""
-        if self._asked:
+        if self._requested:
             raise KeyboardInterrupt
 
     def wait(self) -> None:
-        """Return once a signal came."""
-        while not self._asked:
+        """Return when a signal comes."""
+        while not self._requested:
             time.sleep(_POLL_S)
 
     def ignore(self) -> None:
-        """Let nothing interrupt what clears up."""
+        """Let no further signal interrupt, while things are cleaned up."""
         self._ignored = True
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self._asked and not self._ignored:
+        if self._requested and not self._ignored:
             raise KeyboardInterrupt
-        if not self._asked:
-            # Past Python's buffers, which the signal may have found half-way through a write.
+        if not self._requested:
+            # Not through Python's buffers, since the signal may have interrupted a write to them.
             os.write(_STDERR, b"stopping; once more to stop at once\n")
-        self._asked = True
+        self._requested = True

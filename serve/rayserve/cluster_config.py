@@ -1,6 +1,6 @@
-"""A config file for Ray's own `serve deploy`, with every number taken from the budgets and from what was measured.
+"""A config file for Ray's own `serve deploy`; all its numbers come from the budgets and from measurements.
 
-One replica a node: it hosts every model, with as many sessions as the operating point has that was measured.
+There is one replica per node. It serves every model, with as many sessions as the measured operating point has.
 """
 
 import math
@@ -13,27 +13,27 @@ import msgspec
 
 from optimize.errors import UserError
 from optimize.manifest import Manifest, OperatingPoint
-from serve.models.hosting import DEFAULT_TIMEOUT_S, queued_rows
+from serve.models.loading import DEFAULT_TIMEOUT_S, queued_rows
 from serve.monitoring import autoscaling
 from serve.plan import Plan
-from serve.transport.handlers import MAX_MESSAGE_BYTES
+from serve.transport.limits import MAX_MESSAGE_BYTES
 
 BUILDER = "serve.rayserve.service:deployed"
-"""Import path of the function that makes the application of the arguments in the file."""
+"""Import path of the function that builds the application from the arguments in the file."""
 
 MAX_LOAD = 0.7
-"""Share of the measured throughput that the declared one may take: at more, waiting grows steeply (M/D/1: 1.2 executions at 0.7)."""
+"""Share of the measured throughput that the declared one may use: above it, queues grow steeply (M/D/1: 1.2 executions at 0.7)."""
 
 DRAIN_MARGIN_S = 5.0
 
 UPSCALE_DELAY_S = 5.0
-"""How long more replicas must have been wanted, on the mean that Serve takes of 30 s: shorter bursts are the queues' to take."""
+"""How long the policy must ask for more replicas, on Serve's mean over 30 s; queues absorb shorter bursts."""
 
 DEFAULT_METRICS_PORT = 9100
 
 NODE_ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Serve does not see calls that a replica takes itself, and so gives every call the time that it may take.
+    # Serve does not see calls that a replica takes directly, so it waits as long as any call may take.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{DEFAULT_TIMEOUT_S:g}",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
@@ -42,12 +42,11 @@ NODE_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Sizing:
-    """What the cluster is asked for.
+    """What the cluster has to provide.
 
-    `cores` are one replica's. `max_ongoing` calls fill the queues of one replica. `max_queued` calls, waiting at a proxy, can still be
-    answered within their p99; where nobody measured, as many again. A replica that is stopped has `drain_s` for the calls that
-    it accepted. Where there may be more than `replicas`, up to `max_replicas`, the autoscaler adds one when what waits takes longer
-    than `target_drain_s`.
+    One replica takes `cores`, and `max_ongoing` calls fill its queues. `max_queued` calls at a proxy can still be answered within
+    their p99; without a measurement, it equals `max_ongoing`. A replica that is stopped has `drain_s` for the calls that it
+    accepted. From `replicas` up to `max_replicas`, the autoscaler adds one when the queues take longer than `target_drain_s`.
     """
 
     replicas: int
@@ -59,12 +58,12 @@ class Sizing:
     target_drain_s: float
 
 
-def sized(manifests: Sequence[Manifest], replicas: int = 1, max_replicas: int | None = None) -> Sizing:
-    """What these models need together; at least so many `replicas`, and as many always unless there may be more.
+def size(manifests: Sequence[Manifest], replicas: int = 1, max_replicas: int | None = None) -> Sizing:
+    """What these models need together, with at least `replicas`; without `max_replicas`, their number is fixed.
 
     Raises:
-        UserError: A model declares a throughput, but was published before operating points were measured; or it needs more replicas
-            than there may be.
+        UserError: A model declares a throughput, but was published before operating points were measured; or it needs more than
+            `max_replicas`.
     """
     share = sum(_share(manifest) for manifest in manifests)
     count = max(replicas, math.ceil(share / MAX_LOAD))
@@ -86,13 +85,13 @@ def sized(manifests: Sequence[Manifest], replicas: int = 1, max_replicas: int | 
 
 
 def _share(manifest: Manifest) -> float:
-    """Replicas' worth of work that the declared throughput is."""
+    """How many replicas the declared throughput keeps busy."""
     qps = manifest.budgets.throughput.qps
     return 0.0 if qps is None else qps * manifest.budgets.latency.batch / _online(manifest).rows_per_s
 
 
 def _calls_per_s(manifest: Manifest) -> float:
-    """What one replica was measured to answer; 0 where nobody measured."""
+    """The measured throughput of one replica; 0 without a measurement."""
     measured = manifest.online
     return 0.0 if measured is None else measured.rows_per_s / manifest.budgets.latency.batch
 
@@ -110,19 +109,19 @@ def _instances(manifest: Manifest) -> int:
 def _online(manifest: Manifest) -> OperatingPoint:
     if manifest.online is None:
         raise UserError(
-            f"{manifest.model} version {manifest.version}: declares {manifest.budgets.throughput.qps:g} requests a second, but"
-            " holds no operating point to tell how many replicas that takes; export the model again"
+            f"{manifest.model} version {manifest.version}: declares {manifest.budgets.throughput.qps:g} requests per second, but"
+            " has no operating point that shows how many replicas that takes; export the model again"
         )
     return manifest.online
 
 
 def document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
-    """The file's content, as Ray's ServeDeploySchema wants it; what it leaves out, the builder says."""
+    """The content of the file, for Ray's ServeDeploySchema; the builder sets what is left out here."""
     return {
         "grpc_options": {
             "port": plan.port,
             "grpc_servicer_functions": ["serve.rayserve.ray_patches.add_services"],
-            "enable_reflection": False,  # a proxy knows no tokens; the replicas answer reflection themselves
+            "enable_reflection": False,  # a proxy checks no tokens; the replicas answer reflection themselves
         },
         "http_options": {"host": "127.0.0.1"},
         "applications": [
@@ -130,7 +129,7 @@ def document(plan: Plan, sizing: Sizing) -> dict[str, Any]:
                 "name": "proveserve",
                 "route_prefix": None,
                 "import_path": BUILDER,
-                "args": msgspec.to_builtins(plan, enc_hook=_plain),
+                "args": msgspec.to_builtins(plan, enc_hook=_encode_path),
                 "deployments": [
                     {
                         "name": "models",
@@ -164,13 +163,13 @@ def _scale(sizing: Sizing) -> dict[str, Any]:
 
 
 def plan_of(arguments: dict[str, Any]) -> Plan:
-    """The plan that a file's arguments stand for.
+    """The plan in the arguments of a file.
 
     Raises:
         UserError: They are not what :func:`document` writes.
     """
     try:
-        return msgspec.convert(arguments, Plan, dec_hook=_rich)
+        return msgspec.convert(arguments, Plan, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         raise UserError(
             f"the config's args are no plan of this release: {error}; write the file again with `optimize serve --config-out`"
@@ -178,12 +177,12 @@ def plan_of(arguments: dict[str, Any]) -> Plan:
 
 
 def text(document: dict[str, Any]) -> str:
-    """The file: what each node must have in its environment as comments, then the document as YAML."""
+    """The file: the environment variables that each node needs as comments, then the document as YAML."""
     lines = [
         "# For `serve deploy`. Every node needs this release, the registry and the files that `args` names, and these variables",
         "# before `ray start`; with them a replica answers calls itself, on a port of its own from 40000 on:",
         *(f"#   {name}={value}" for name, value in NODE_ENVIRONMENT.items()),
-        "# Ray's ports and Serve's are open to whoever reaches the node, without TLS: let a network policy say who does.",
+        "# Ray's ports and Serve's are open to everyone who can reach the node, without TLS: restrict that with a network policy.",
     ]
     return "\n".join(lines) + "\n" + msgspec.yaml.encode(document).decode()
 
@@ -202,13 +201,13 @@ def write(path: Path, content: str) -> None:
         ) from None
 
 
-def _plain(value: object) -> str:
+def _encode_path(value: object) -> str:
     if isinstance(value, PurePath):
         return str(value)
     raise NotImplementedError(type(value))
 
 
-def _rich(wanted: type, value: object) -> object:
+def _decode_path(wanted: type, value: object) -> object:
     if wanted is Path and isinstance(value, str):
         return Path(value)
     raise NotImplementedError(wanted)

@@ -1,4 +1,4 @@
-"""A service on Ray Serve from start to end."""
+"""A service on Ray Serve, from start to end."""
 
 import contextlib
 import logging
@@ -19,7 +19,8 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from optimize.errors import ProveserveError, first_line
 from serve import logs
 from serve.plan import Plan
-from serve.processes import haproxy, process_reaper
+from serve.processes import haproxy, log_relay, process_reaper
+from serve.processes.log_relay import LogFormat
 from serve.processes.signals import Interrupts
 from serve.rayserve import cluster_config, ray_patches
 from serve.rayserve.deployment import ModelServer
@@ -28,24 +29,24 @@ NAME = "proveserve"
 DRAIN_TIMEOUT_S = 60.0
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 10.0
-"""A replica that fails its check, or does not answer it, three times running is replaced: within a minute, also one that hangs."""
-_MAX_ONGOING = 100_000  # the batchers bound what waits, and say so in a way that clients understand
-_OBJECT_STORE_BYTES = 80 << 20  # Ray's least: no call's data passes through it
-_SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
-_LOG = "log"  # a socket, in the folder that goes with the service
+"""A replica that fails its check, or does not answer it, three times in a row is replaced: within a minute, even if it hangs."""
+_MAX_ONGOING = 100_000  # the batchers limit the queues, and report a full one in a way that clients understand
+_OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum: no data of calls passes through it
+_SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets are below it, and the path of a socket is limited to 107 bytes
+_LOG = "log"  # a socket, in the folder that is removed with the service
 _REPLICA_FAILED = re.compile("failed to start")
 _POLL_S = 0.1
 _PUBLISHED_PROBLEM = re.compile(r"optimize\.errors\.\w+: (.+)")
 
 
-# Serve tells of its own start as INFO, whatever it is asked for; what goes wrong reaches the user as an error.
+# Serve logs its own start as INFO, whatever its logging config says; problems reach the user as errors.
 logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
 def build(plan: Plan, relay: Path | None = None) -> ray.serve.Application:
-    """The application: every replica opens every model of the plan, checks it, and answers on a port of its own.
+    """The application: every replica loads and checks every model of the plan, and answers on its own port.
 
-    Replicas send their log to `relay`, where there is one.
+    Replicas send their log to `relay`, if there is one.
     """
     deployment = ray.serve.deployment(ModelServer).options(
         name="models",
@@ -63,31 +64,32 @@ def build(plan: Plan, relay: Path | None = None) -> ray.serve.Application:
 
 
 def deployed(arguments: dict[str, Any]) -> ray.serve.Application:
-    """The application of a config file that `optimize serve --config-out` wrote; Ray calls this on the cluster."""
+    """The application of a config file that `optimize serve --config-out` wrote; Ray calls this in the cluster."""
     return build(cluster_config.plan_of(arguments))
 
 
 @contextlib.contextmanager
-def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
-    """Start Ray, Serve and the application; on the way out drain it and end all of them, whatever happened.
+def running(plan: Plan, interrupts: Interrupts, log: LogFormat = LogFormat.JSON) -> Iterator[None]:
+    """Start Ray, Serve and the application; at the end of the block, drain it and end all of them, whatever happened.
 
     Raises:
-        KeyboardInterrupt: A signal came while it started.
-        ProveserveError: Ray does not start, a model cannot be served as it was published, or a port was taken meanwhile.
+        KeyboardInterrupt: A signal came during the start.
+        ProveserveError: Ray does not start or is another version, a model cannot be served as it was published, or a port was taken.
     """
+    ray_patches.check()
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
-    log = folder / _LOG
-    with process_reaper.guarded(folder) as mark, logs.relayed(log) as relay:
+    socket = folder / _LOG
+    with process_reaper.reaping(folder) as mark, log_relay.relayed(socket, render=log.render) as relay:
         os.environ.update(process_reaper.environment(mark, folder))
         try:
-            ray_patches.hear_daemons(lambda text: logs.tell("ray", logging.WARNING, text=text))
+            ray_patches.redirect_daemon_output(lambda text: logs.event("ray", logging.WARNING, text=text))
             _start(plan, folder)
             interrupts.listen()  # Ray took SIGTERM for itself
-            interrupts.heed()
-            handle = _run(plan, log, interrupts)
-            relay.let_go()
-            interrupts.heed()
-            with _called(plan, folder):
+            interrupts.check()
+            handle = _run(plan, socket, interrupts)
+            relay.start_writing()
+            interrupts.check()
+            with _frontend(plan, folder):
                 try:
                     yield
                 finally:
@@ -96,29 +98,29 @@ def running(plan: Plan, interrupts: Interrupts) -> Iterator[None]:
             ray.shutdown()
 
 
-def _called(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Calls come to the address of the plan: to HAProxy's, or to the replicas' own, where nothing is left to do."""
+def _frontend(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[None]:
+    """HAProxy, if the plan has one; otherwise clients call the replicas."""
     if plan.front is None:
         return contextlib.nullcontext()
-    return haproxy.fronting(plan.front, plan.own_addresses, folder)
+    return haproxy.running(plan.front, plan.replica_addresses, folder)
 
 
 def _stop(handle: ray.serve.handle.DeploymentHandle) -> None:
-    """Have every replica answer what it accepted; what one that hangs or was lost accepted is lost with it."""
+    """Let every replica answer the calls that it accepted; those of a replica that hangs or was lost are lost with it."""
     try:
         ends = handle.broadcast("drain").results(timeout_s=DRAIN_TIMEOUT_S, return_exceptions=True)
-    except (TimeoutError, RayServeException) as error:  # Serve's own: no replica runs at this moment
+    except (TimeoutError, RayServeException) as error:  # RayServeException: no replica runs at this moment
         ends = [error]
     failures = [end for end in ends if isinstance(end, Exception)]
     for failure in failures:
-        logs.tell("drain_failed", logging.WARNING, reason=first_line(failure))
-    ray_patches.hear_daemons(lambda _: None)  # that actors die is what was asked for
-    if not failures:  # else Serve would wait for the replica that is lost, though all the others are done
+        logs.event("drain_failed", logging.WARNING, reason=first_line(failure))
+    ray_patches.redirect_daemon_output(lambda _: None)  # from here on, actors are meant to die
+    if not failures:  # otherwise Serve would wait for a lost replica, although all others are done
         ray.serve.shutdown()
 
 
 def _start(plan: Plan, folder: Path) -> None:
-    ray_patches.start_less()
+    ray_patches.start_fewer_processes()
     try:
         ray.init(
             address="local",
@@ -137,7 +139,7 @@ def _start(plan: Plan, folder: Path) -> None:
             ),
             logging_config=LoggingConfig(log_level="ERROR"),
         )
-    except SystemExit:  # Ray's own answer to a SIGTERM while it starts
+    except SystemExit:  # Ray raises this on a SIGTERM during its start
         raise KeyboardInterrupt from None
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exception, OSError, RuntimeError and more where it cannot start
         raise ProveserveError(
@@ -147,7 +149,7 @@ def _start(plan: Plan, folder: Path) -> None:
 
 
 def _run(plan: Plan, log: Path, interrupts: Interrupts) -> ray.serve.handle.DeploymentHandle:
-    """Deploy, and wait until every replica answers; Serve itself would wait forever for the second where only the first can start."""
+    """Deploy, and wait until every replica answers; Serve itself would wait for ever for a second replica that cannot start."""
     target = ray.serve.RunTarget(build(plan, log), name=NAME, route_prefix=None)
     (handle,) = ray.serve.run_many([target], wait_for_applications_running=False)
     while (application := ray.serve.status().applications[NAME]).status != ApplicationStatus.RUNNING:
@@ -156,19 +158,19 @@ def _run(plan: Plan, log: Path, interrupts: Interrupts) -> ray.serve.handle.Depl
         problem = start_problem("\n".join(messages), plan, gave_up=gave_up)
         if problem is not None:
             raise ProveserveError(problem)
-        interrupts.heed()
+        interrupts.check()
         time.sleep(_POLL_S)
     return handle
 
 
 def start_problem(message: str, plan: Plan, *, gave_up: bool = False) -> str | None:
-    """Why a replica did not start, in one line, from what Ray Serve says; None where it says nothing of the kind, and goes on."""
+    """One line about why a replica did not start, from a message of Ray Serve; None if the message is about something else."""
     if not gave_up and not _REPLICA_FAILED.search(message):
         return None
     if found := _PUBLISHED_PROBLEM.findall(message):
         return str(found[-1])
     if "NoAvailablePort" in message or "Failed to bind" in message:
-        taken = ", ".join(plan.own_addresses)
+        taken = ", ".join(plan.replica_addresses)
         return (
             f"one of {taken} was taken while the service started; run the command again, or choose others with --port"
         )

@@ -158,7 +158,7 @@ def _score(work: Work, missing: list[partition.Task], workers: int) -> float:
     with local_ray(workers * work.options.threads) as interrupts:
         from serve.scoring.pool import Pool  # noqa: PLC0415 - it imports ray, which local_ray comes before
 
-        pool = Pool(work, workers, interrupts.heed)
+        pool = Pool(work, workers, interrupts.check)
         pool.open()
         began_s = time.monotonic()
         rows = work.source.rows

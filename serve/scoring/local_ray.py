@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from optimize.errors import ProveserveError, first_line
-from serve.processes.process_reaper import environment, guarded
+from serve.processes.process_reaper import environment, reaping
 from serve.processes.signals import Interrupts
 
 _LOOPBACK = "127.0.0.1"
@@ -26,12 +26,12 @@ def local_ray(cores: int) -> Iterator[Interrupts]:
         ProveserveError: Ray does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="proveserve-score-", dir=_SOCKETS_ROOT))
-    with Interrupts() as interrupts, guarded(folder) as mark, _environment(mark, folder):
+    with Interrupts() as interrupts, reaping(folder) as mark, _environment(mark, folder):
         import ray  # noqa: PLC0415 - see above
 
         from serve.rayserve import ray_patches  # noqa: PLC0415 - it brings gRPC, which a refused command line need not wait for
 
-        ray_patches.start_less()
+        ray_patches.start_fewer_processes()
         try:
             _start(cores, folder)
             interrupts.listen()  # Ray took SIGTERM for itself

@@ -1,57 +1,85 @@
-"""How a replica shares its cores between what answers calls and what runs the model, and how it takes calls that come together.
+"""Every change to gRPC's internals; each goes through `serve.patches.replace`.
 
-On a machine that its model keeps busy, every event of a call would otherwise interrupt an execution: gRPC's threads and the event
-loop would each wake for one event, find nothing in the caches, and leave nothing there of the model's.
+accept_many       a server waits for several calls at once (speed)
+keep_to_loopback  an insecure port for every interface becomes one of loopback (exposure)
+register          adds handlers to a server as gRPC does, past what a subclass makes of them
 """
 
 import asyncio
-import contextlib
-import os
-import sys
 from collections import deque
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from grpc._cython import cygrpc
+import grpc
+from grpc.aio._server import Server
 
-AHEAD = 16
-"""Calls that grpc.aio waits for at once; by itself it waits for one, and each takes two threads a turn."""
+from serve.patches import Patch, Purpose, replace
 
+CALLS_AHEAD = 16
+"""Calls that a server waits for at once. grpc.aio itself waits for one, and each call costs two threads a turn."""
 
-def take_turns() -> None:
-    """Let every thread of this process, and all that they start, wait for its turn where no core is free, and not interrupt (Linux).
+EVERY_INTERFACE = "[::]:"
+_LOOPBACK = "127.0.0.1:"
 
-    Events then come together, and are worked off together. A turn comes with the scheduler's next tick, 4 ms at most at 250 Hz.
-    """
-    if sys.platform == "linux":
-        for thread in Path("/proc/self/task").iterdir():
-            # It may have ended, and some containers allow no such call.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
-
-
-class Acceptor(cygrpc.AioServer):  # type: ignore[misc] # gRPC is untyped
-    """The server inside grpc.aio's, which waits for `AHEAD` calls at once: calls that come together are taken together."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._coming: deque[asyncio.Task[Any]] = deque()
-
-    async def _request_call(self) -> Any:
-        """The next call; gRPC's loop asks for one after the other, until the server stops and it fails."""
-        while len(self._coming) < AHEAD:
-            call = asyncio.create_task(super()._request_call())
-            call.add_done_callback(_note)
-            self._coming.append(call)
-        return await self._coming.popleft()
+ACCEPT = Patch(
+    "grpc._cython.cygrpc:AioServer",
+    Purpose.SPEED,
+    "so that calls that arrive together are accepted together",
+    "grpc.aio._server:Server.__init__",
+    ("_request_call",),
+)
+INSECURE_PORT = Patch(
+    "grpc.aio._server:Server.add_insecure_port",
+    Purpose.EXPOSURE,
+    "so that the servers of Ray Serve's actors listen on loopback",
+    "ray.serve._private.default_impl:add_grpc_address",
+    ("address",),
+)
+PATCHES = (ACCEPT, INSECURE_PORT)
 
 
-def _note(call: asyncio.Task[Any]) -> None:
-    """Take note of a failure that nobody waits for: those that the server still waited for when it stopped."""
+def accept_many() -> None:
+    """Let the grpc.aio servers that this process makes from now on wait for several calls at once."""
+    replace(ACCEPT, _accepting_many)
+
+
+def _accepting_many(original: type) -> type:
+    class AcceptingServer(original):  # type: ignore[misc] # gRPC is untyped
+        """The server inside grpc.aio's, which waits for `CALLS_AHEAD` calls at once."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self._requested: deque[asyncio.Task[Any]] = deque()
+
+        async def _request_call(self) -> Any:
+            """The next call. gRPC's loop asks for one after the other, until the server stops and the request fails."""
+            while len(self._requested) < CALLS_AHEAD:
+                call = asyncio.create_task(super()._request_call())
+                call.add_done_callback(_retrieve_error)
+                self._requested.append(call)
+            return await self._requested.popleft()
+
+    return AcceptingServer
+
+
+def _retrieve_error(call: asyncio.Task[Any]) -> None:
+    """Keep asyncio from reporting the requests that fail, with nothing awaiting them, when the server stops."""
     if not call.cancelled():
         call.exception()
 
 
-def accept_together() -> None:
-    """Let the grpc.aio servers that this process makes from now on take calls together."""
-    cygrpc.AioServer = Acceptor
+def keep_to_loopback() -> None:
+    """Open insecure ports for every interface on loopback only."""
+
+    def make(original: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
+        def add_insecure_port(server: Any, address: str) -> int:
+            return original(server, address.replace(EVERY_INTERFACE, _LOOPBACK, 1))
+
+        return add_insecure_port
+
+    replace(INSECURE_PORT, make)
+
+
+def register(server: Any, handlers: tuple[grpc.GenericRpcHandler, ...]) -> None:
+    """Add handlers to a grpc.aio server without what a subclass, such as Ray Serve's, would make of them."""
+    Server.add_generic_rpc_handlers(server, handlers)

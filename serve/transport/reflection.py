@@ -1,4 +1,4 @@
-"""gRPC's own description of the service, for tools that have no .proto file; asked for a token like any call.
+"""gRPC's own description of the service, for tools that have no .proto file; it needs a token like any call.
 
 Version 1 of the protocol differs from version 1alpha in its name alone, so one set of messages serves both.
 """
@@ -11,30 +11,28 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from optimize.errors import InputError
-from serve.access.auth import Gate
-from serve.transport import status
-from serve.transport.handlers import RPCS, abort
+from serve.access.auth import Authenticator
+from serve.transport import rpcs
+from serve.transport.call import aborting
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 _METHOD = "ServerReflectionInfo"
 
 
-def add_reflection(gate: Gate, server: Any) -> None:
-    """Register both versions with a grpc.aio server."""
-    described = reflection.aio.ReflectionServicer(sorted({rpc.service for rpc in RPCS} | set(SERVICES)))
+def add_reflection(authenticator: Authenticator, server: Any) -> None:
+    """Add both versions to a grpc.aio server."""
+    described = reflection.aio.ReflectionServicer(sorted({*rpcs.SERVICES, *SERVICES}))
     for service in SERVICES:
-        handlers = {_METHOD: _handler(gate, described, f"/{service}/{_METHOD}")}
+        handlers = {_METHOD: _handler(authenticator, described, f"/{service}/{_METHOD}")}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
-def _handler(gate: Gate, described: Any, path: str) -> grpc.RpcMethodHandler:
+def _handler(authenticator: Authenticator, described: Any, path: str) -> grpc.RpcMethodHandler:
     async def answers(raw: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        try:
-            gate.admit(path, context.invocation_metadata())
+        async with aborting(context):
+            authenticator.authenticate(path, context.invocation_metadata())
             async for answer in described.ServerReflectionInfo(_parsed(raw), context):
                 yield answer
-        except Exception as error:  # noqa: BLE001 - the process boundary: every failure becomes a status
-            await abort(context, status.of(error))
 
     return grpc.stream_stream_rpc_method_handler(
         answers, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString

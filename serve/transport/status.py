@@ -1,4 +1,4 @@
-"""What went wrong, as a gRPC status: the right code, and a text that names nothing of the server's inside."""
+"""Errors as gRPC statuses: the right code, and a text that reveals nothing about the inside of the server."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ import grpc
 
 from optimize.errors import InputError
 from optimize.runtime.batching import rejections
-from serve.access.auth import Forbidden, Unauthenticated
+from serve.access.auth import PermissionDenied, Unauthenticated
 from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.refused import Refused
 
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A final status: its code, its text, and when the caller may come again, where that helps."""
+    """A final status: its code, its text, and when the caller may retry, if that helps."""
 
     code: grpc.StatusCode
     text: str
@@ -27,16 +27,16 @@ class Status:
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
-        """The push-back hint, where there is one."""
+        """The hint about when to retry, if there is one."""
         return () if self.retry_after_ms is None else ((PUSHBACK_KEY, str(self.retry_after_ms)),)
 
 
-def of(error: Exception) -> Status:
-    """The status that a failed call ends with; INTERNAL, without a detail, for whatever was not foreseen."""
+def status_of(error: Exception) -> Status:
+    """The status that a failed call ends with; INTERNAL, without details, for an unexpected error."""
     match error:
         case Refused():
             return Status(error.code, str(error))
-        case Unauthenticated() | Forbidden() | InputError():
+        case Unauthenticated() | PermissionDenied() | InputError():
             return Status(_CODES[type(error)], str(error))
         case rejections.QueueFull():
             after_ms = max(1, round(error.retry_after_s * 1e3))

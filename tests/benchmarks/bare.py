@@ -8,8 +8,9 @@ import grpc
 
 from optimize.registry import Registry
 from serve.models.hosting import Models
-from serve.transport.handlers import SERVER_OPTIONS, add_services
+from serve.transport.native_handlers import add_services
 from serve.transport.servicer import Servicer
+from tests.serving import SERVER_OPTIONS
 
 
 async def main(registry: Registry) -> None:

@@ -32,7 +32,7 @@ import uvloop
 
 from optimize.runtime.session import instances
 from serve.client import codec
-from serve.monitoring.metrics import Calls
+from serve.monitoring.metrics import CallCounters
 from tests.benchmarks import serve_clients as clients
 from tests.benchmarks import serve_models as models
 from tests.benchmarks import serve_wire as wire
@@ -273,7 +273,7 @@ async def _both(
 
 def counting(model_ref: ModelRef, scale: Scale) -> None:
     """Claim m."""
-    calls, loops = Calls(), 100_000
+    calls, loops = CallCounters(), 100_000
     once_us = 1e6 / loops * timeit.timeit(lambda: _count(calls), number=loops)
     request = request_of(model_ref)
     with process("bare", model_ref.registry.place) as bare:
@@ -284,7 +284,7 @@ def counting(model_ref: ModelRef, scale: Scale) -> None:
     print(f"m  counting a call: {once_us:.1f} us of the {call_us:.0f} us of CPU that a trivial call takes", flush=True)
 
 
-def _count(calls: Calls) -> None:
+def _count(calls: CallCounters) -> None:
     calls.answered("identity", 0.001, 0.0001)
     calls.end("ModelInfer", "identity", grpc.StatusCode.OK)
 

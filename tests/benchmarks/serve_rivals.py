@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grpc.aio._server import Server
-
 from optimize.registry import Registry
 from serve.plan import Plan, Route
 from serve.rayserve import ray_patches
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
+from serve.transport import grpc_patches
 from tests.serving import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,8 +30,7 @@ _PROXY_SETTINGS = ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_DIRECT_INGRESS_"
 
 def on_loopback() -> None:
     """Ray's worker hook: gRPC servers of Serve, its proxies included, listen on loopback."""
-    plain = Server.add_insecure_port
-    Server.add_insecure_port = lambda server, address: plain(server, address.replace("[::]:", "127.0.0.1:", 1))
+    grpc_patches.keep_to_loopback()
 
 
 @contextlib.contextmanager
@@ -42,14 +40,14 @@ def deployed(plan: Plan, application: Any, hook: str) -> Iterator[None]:
     from ray.serve.config import gRPCOptions
     from ray.serve.schema import LoggingConfig
 
-    from serve.processes.process_reaper import MARK, guarded
+    from serve.processes.process_reaper import MARK, reaping
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir="/tmp"))
-    with guarded(folder) as mark:
+    with reaping(folder) as mark:
         os.environ[MARK] = mark
         os.environ["PYTHONPATH"] = str(REPOSITORY)  # workers import the hook before they know the driver's path
-        ray_patches.hear_daemons(lambda text: print(text, file=sys.stderr))
+        ray_patches.redirect_daemon_output(lambda text: print(text, file=sys.stderr))
         ray.init(
             address="local",
             num_cpus=4,
@@ -74,7 +72,7 @@ def deployed(plan: Plan, application: Any, hook: str) -> Iterator[None]:
             ray.serve.run(application(), name="rival", route_prefix="/rival")
             yield
         finally:
-            ray_patches.hear_daemons(lambda _: None)  # that actors die is what was asked for
+            ray_patches.redirect_daemon_output(lambda _: None)  # from here on, actors are meant to die
             ray.serve.shutdown()
             ray.shutdown()
 
@@ -145,7 +143,7 @@ def main() -> None:
     kind, registry, model = sys.argv[1:]
     version = Registry(registry).load(model).version
     port = free_port()
-    plan = Plan(registry, (Choice(model, version),), "127.0.0.1", port, route=Route.PUBLIC)
+    plan = Plan(registry, (ServedModel(model, version),), "127.0.0.1", port, route=Route.PUBLIC)
     with {"proxy": proxy, "batch": batch, "eager": eager}[kind](plan):
         print(f"127.0.0.1:{port}", flush=True)
         sys.stdin.read()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize.registry import Registry
-from serve.monitoring.memory import allowance
+from serve.monitoring.memory import peak_memory
 from tests.serving import Served, served
 
 TIMEOUT_S = 10.0
@@ -21,7 +21,7 @@ def start(registry: Registry) -> None:
     print(f"{claim:78}{ready['seconds']:7.1f}   wanted < 30", flush=True)
     print(f"s  memory of the replica, ready and idle: {replica['resident_mb']:.0f} MB", flush=True)
     for manifest in map(registry.load, models):
-        allowed = allowance(manifest)
+        allowed = peak_memory(manifest)
         found = (
             "no budget, so not measured"
             if allowed is None

@@ -15,7 +15,7 @@ from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
-from serve.models.hosting import Hosted
+from serve.models.loading import LoadedVersion
 from tests.published import identity, publish
 
 WAIT_S = 20.0
@@ -149,9 +149,9 @@ def publish_held(folder: Path) -> Path:
     return folder / "registry"
 
 
-def hosted(manifest: Manifest, session: HeldSession) -> Hosted:
+def hosted(manifest: Manifest, session: HeldSession) -> LoadedVersion:
     """The model over a held session."""
     kind = KINDS[manifest.model]
     curve = Curve([CurvePoint({}, batch, kind.batch_ms, kind.batch_ms, 100) for batch in (1, 8)])
     options = BatcherOptions(max_batch=8, max_queue_rows=kind.max_queue_rows, default_timeout_s=WAIT_S)
-    return Hosted(manifest, Batcher([session], manifest.signature, curve, options))
+    return LoadedVersion(manifest, Batcher([session], manifest.signature, curve, options))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from optimize.manifest import Manifest
 from optimize.registry import Registry
-from serve.models import hosting
-from serve.models.hosting import Hosted
+from serve.models import loading
+from serve.models.loading import LoadedVersion
 from serve.plan import Plan
 from serve.rayserve.deployment import ModelServer
 from tests.conformance.fakes import HeldModel, HeldSession, answer_controls, hosted
@@ -24,13 +24,13 @@ class HeldServer(ModelServer):
         models: dict[str, HeldModel] = {}
 
         @contextlib.asynccontextmanager
-        async def opened(_: Registry, manifest: Manifest, replicas: int = 1) -> AsyncIterator[Hosted]:
+        async def loaded(_: Registry, manifest: Manifest, replicas: int = 1) -> AsyncIterator[LoadedVersion]:
             session = HeldSession()
             ready = hosted(manifest, session)
             models[manifest.model] = HeldModel(session, ready.batcher)
             async with ready.batcher:
                 yield ready
 
-        hosting.opened = opened
+        loading.loaded = loaded
         await super().__init__(plan, relay)
         answer_controls(os.environ[SOCKET], models)

@@ -9,7 +9,7 @@ import sys
 from serve.plan import Plan, Route
 from serve.processes.signals import Interrupts
 from serve.rayserve import ray_patches
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
 from tests.conformance.fakes import KINDS
 from tests.serving import free_port
 
@@ -17,7 +17,7 @@ from tests.serving import free_port
 def main() -> None:
     registry, route, socket = sys.argv[1:]
     port = free_port()
-    plan = Plan(registry, tuple(Choice(name, 1) for name in KINDS), "127.0.0.1", port, route=Route(route))
+    plan = Plan(registry, tuple(ServedModel(name, 1) for name in KINDS), "127.0.0.1", port, route=Route(route))
     os.environ.update(ray_patches.environment(plan))
     # Ray reads its settings when it is imported.
     from serve.rayserve import service

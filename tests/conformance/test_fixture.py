@@ -104,7 +104,7 @@ def on_bare_server(registry: Path) -> Iterator[tuple[Service, Bare]]:
             session = HeldSession()
             ready = hosted(published.load(name), session)
             await ready.batcher.__aenter__()
-            models.admit(ready)
+            models.add(ready)
             held_models[name] = HeldModel(session, ready.batcher)
 
     with bare(list(KINDS), fill) as server:
@@ -169,7 +169,7 @@ def test_live_ready_split_and_model_loading(registry: Path) -> None:
         async def load() -> None:
             ready = hosted(Registry(registry).load("held"), HeldSession())
             await ready.batcher.__aenter__()
-            server.models.admit(ready)
+            server.models.add(ready)
 
         server.run(load())
         assert next(watch).status == SERVING

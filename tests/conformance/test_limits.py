@@ -13,7 +13,7 @@ from grpc import StatusCode
 
 from protos import open_inference_pb2 as pb
 from serve.client import codec
-from serve.transport.handlers import BODY_TIMEOUT_S
+from serve.transport.limits import BODY_TIMEOUT_S
 from tests.conformance import http2
 from tests.conformance.conftest import TIMEOUT_S, Target
 

@@ -25,7 +25,7 @@ from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve.access import auth_tokens, tls, watched_files
-from serve.access.auth import Gate
+from serve.access.auth import Authenticator
 from serve.access.tls import TlsFiles
 from serve.client import codec
 from serve.models.hosting import Models
@@ -110,8 +110,8 @@ def running(
             await hosted.load(registry, registry.load(name))
 
     if request.param == "bare":
-        gate = Gate(auth_tokens.TokensFile(path).current)
-        started = bare(registry.models(), fill, gate, tls.server_credentials(files))
+        authenticator = Authenticator(auth_tokens.AuthTokensFile(path).current)
+        started = bare(registry.models(), fill, authenticator, tls.server_credentials(files))
     else:
         options = {"--tls-cert": files.cert, "--tls-key": files.key, "--client-ca": files.client_ca, "--tokens": path}
         arguments = [str(word) for option in options.items() for word in option]

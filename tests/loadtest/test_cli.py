@@ -10,7 +10,7 @@ import pytest
 
 from optimize.registry import Registry
 from serve.access import auth_tokens, tls
-from serve.access.auth import Gate
+from serve.access.auth import Authenticator
 from tests import published
 from tests.certificates import issue
 from tests.loadtest import service
@@ -80,7 +80,9 @@ def protected(tmp_path):
     files = issue(tmp_path)
     token = auth_tokens.add(tmp_path / "tokens", "ci", ["toy"])
     credentials = tls.server_credentials(tls.TlsFiles(files.server, files.server_key, files.ca))
-    with bare(["toy"], fill, Gate(auth_tokens.TokensFile(tmp_path / "tokens").current), credentials) as server:
+    with bare(
+        ["toy"], fill, Authenticator(auth_tokens.AuthTokensFile(tmp_path / "tokens").current), credentials
+    ) as server:
         yield server.address, files, token
 
 

@@ -9,9 +9,9 @@ import pytest
 from optimize.errors import UserError
 from serve import cli
 from serve.access.tls import TlsFiles
-from serve.plan import Front, Plan
+from serve.plan import Frontend, Plan
 from serve.processes import ports
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
 from tests.certificates import issue
 from tests.published import publish, scale
 from tests.serving import COMMAND
@@ -19,19 +19,19 @@ from tests.serving import COMMAND
 
 def test_replicas_without_a_core_each_are_refused(tmp_path: Path) -> None:
     manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
-    cli.check_cores([manifest], 2, 2)
-    cli.check_cores([manifest], 1, 0)
+    cli.check_fits([manifest], 2, None, 2)
+    cli.check_fits([manifest], 1, None, 0)
     with pytest.raises(UserError, match="3 replicas of 1 threads need 3 cores, this machine has 2; wanted at most 2"):
-        cli.check_cores([manifest], 3, 2)
+        cli.check_fits([manifest], 3, None, 2)
 
 
 def test_the_ready_line_names_every_replicas_address(tmp_path: Path) -> None:
     manifest = publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
-    plan = Plan(str(tmp_path), (Choice("double", 1),), "127.0.0.1", 9000, replicas=2)
+    plan = Plan(str(tmp_path), (ServedModel("double", 1),), "127.0.0.1", 9000, replicas=2)
     line = cli.ready_line(manifest, plan, measured_here=False)
     assert line.startswith("READY double version=1 candidate=fp32@onnxruntime-cpu digest=")
     assert " measured=elsewhere address=127.0.0.1:9000,127.0.0.1:9001 " in f"{line} "
-    behind = msgspec.structs.replace(plan, front=Front("::", 443))
+    behind = msgspec.structs.replace(plan, front=Frontend("::", 443))
     assert " address=[::]:443 " in cli.ready_line(manifest, behind, measured_here=False)
 
 
@@ -39,13 +39,13 @@ def test_behind_haproxy_the_replicas_are_on_loopback_in_the_clear_at_the_ports_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = TlsFiles(Path("/cert"), Path("/key"))
-    plan = cli.listening(Plan("", (), "0.0.0.0", 0, replicas=2, tls=files), in_front=True)
+    plan = cli.with_ports(Plan("", (), "0.0.0.0", 0, replicas=2, tls=files), in_front=True)
     assert plan.front is not None
     assert (plan.front.host, plan.front.tls) == ("0.0.0.0", files)
     assert (plan.host, plan.port, plan.tls) == ("127.0.0.1", plan.front.port + 1, None)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "none"))  # as where there is none at all
     with pytest.raises(UserError, match="--haproxy was asked for, and no haproxy was found; install it"):
-        cli.listening(plan, in_front=True)
+        cli.with_ports(plan, in_front=True)
 
 
 @pytest.mark.parametrize(("ahead", "in_front"), [(0, False), (1, False), (-1, False), (2, True)])
@@ -53,9 +53,9 @@ def test_metrics_at_the_ports_of_calls_are_refused(ahead: int, in_front: bool) -
     first = ports.free("127.0.0.1", 0, 4) + 1
     plan = Plan("", (), "127.0.0.1", first, replicas=2, metrics_port=first + ahead)
     with pytest.raises(UserError, match=f"are among those of calls, {first} to {first + 1 + in_front}; choose others"):
-        cli.listening(plan, in_front=in_front)
+        cli.with_ports(plan, in_front=in_front)
     beside = msgspec.structs.replace(plan, metrics_port=0)
-    assert cli.listening(beside, in_front=in_front).metrics_port
+    assert cli.with_ports(beside, in_front=in_front).metrics_port
 
 
 def test_a_config_for_a_cluster_takes_no_haproxy(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_what_a_module_loads(module: str, heavy: list[str]) -> None:
         (("--tokens", "{server}"), "line 1: has 2 fields; wanted a name"),
     ],
 )
-def test_what_would_not_be_safe_is_one_line_before_anything_listens(
+def test_an_unsafe_service_is_refused_in_one_line_before_it_listens(
     tmp_path: Path, arguments: tuple[str, ...], problem: str
 ) -> None:
     certificates = issue(tmp_path)

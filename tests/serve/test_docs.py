@@ -10,7 +10,7 @@ from typing import NamedTuple, get_type_hints
 import serve
 from serve import cli
 from serve.models.hosting import Models
-from serve.monitoring.metrics import Calls, Collector
+from serve.monitoring.metrics import CallCounters, ReplicaCollector
 
 DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 
@@ -23,11 +23,11 @@ class Event(NamedTuple):
     fields: frozenset[str]
 
 
-def told() -> Iterator[Event]:
-    """Every event that the sources tell."""
+def logged() -> Iterator[Event]:
+    """Every event that the sources log."""
     for path in Path(serve.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logs.tell":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logs.event":
                 yield event(node)
 
 
@@ -57,15 +57,15 @@ def test_every_event_of_the_log_is_listed() -> None:
         Event(name.strip("`"), frozenset(levels.split(", ")), frozenset(re.findall(r"`(\w+)`", fields)))
         for name, levels, fields, _ in rows(section("Log"))
     }
-    assert listed == set(told())
+    assert listed == set(logged())
 
 
 def test_event_names_are_of_one_style() -> None:
-    assert [found.name for found in told() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", found.name)] == []
+    assert [found.name for found in logged() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", found.name)] == []
 
 
 def test_every_metric_is_listed_with_its_labels() -> None:
-    families = [*Collector(Models(["double"]), Calls()).collect()]
+    families = [*ReplicaCollector(Models(["double"]), CallCounters()).collect()]
     suffixes = {"counter": "_total", "info": "_info"}
     labels = {family.name + suffixes.get(family.type, ""): set(family._labelnames) for family in families}
     listed = {

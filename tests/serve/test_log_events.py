@@ -10,7 +10,7 @@ import pytest
 from serve import logs
 from tests import golden
 from tests.serve import log_lines
-from tests.serve.test_docs import Event, told
+from tests.serve.test_docs import Event, logged
 
 NOON = 1_767_268_800.0  # 2026-01-01T12:00:00Z
 NO_DETAIL = {"time", "level", "event", "replica", "left_out"}
@@ -46,52 +46,58 @@ def failure() -> ValueError:
 
 def command() -> None:
     """What `optimize serve` itself writes."""
-    logs.tell("ready", replicas=2, seconds=6.214)
-    logs.tell("ray", logging.WARNING, text="(raylet) A worker died or was killed")
-    logs.tell("haproxy", logging.WARNING, text="Server replicas/r1 is DOWN, reason: Layer4 connection problem")
-    logs.tell("haproxy_ended", logging.ERROR, code=-9)
-    logs.tell("drain_failed", logging.WARNING, reason="The actor died unexpectedly before finishing this task.")
+    logs.event("ready", replicas=2, seconds=6.214)
+    logs.event("ray", logging.WARNING, text="(raylet) A worker died or was killed")
+    logs.event("haproxy", logging.WARNING, text="Server replicas/r1 is DOWN, reason: Layer4 connection problem")
+    logs.event("haproxy_ended", logging.ERROR, code=-9)
+    reason = "ray 2.61.0 has no ray._private.node:Node.start_monitor"
+    logs.event("patch_skipped", logging.WARNING, target="ray._private.node:Node.start_monitor", reason=reason)
+    logs.event("drain_failed", logging.WARNING, reason="The actor died unexpectedly before finishing this task.")
 
 
 def replica() -> None:
     """What a replica writes while it starts, runs and ends."""
-    logs.tell("replica_ready", seconds=2.5, resident_mb=311.4)
-    logs.tell("replica_ready", logging.WARNING, seconds=2.5, resident_mb=311.4, measured_peak_mb=201.9, budget_mb=300.0)
-    logs.tell("start_failed", logging.ERROR, reason="digits: version 3 is damaged; export it again")
-    logs.tell("unhealthy", logging.ERROR, reason="model digits version 3: its executions fail")
-    logs.tell("replicas_silent", logging.WARNING, failure())
-    logs.tell("no_metrics", logging.WARNING, ports=[9100, 9101], reason="the ports are in use")
-    logs.tell("draining")
-    logs.tell("drained")
+    reason = "grpcio 1.90.0 has no grpc._cython.cygrpc:AioServer"
+    logs.event("patch_skipped", logging.WARNING, target="grpc._cython.cygrpc:AioServer", reason=reason)
+    logs.event("replica_ready", seconds=2.5, resident_mb=311.4)
+    logs.event(
+        "replica_ready", logging.WARNING, seconds=2.5, resident_mb=311.4, measured_peak_mb=201.9, budget_mb=300.0
+    )
+    logs.event("start_failed", logging.ERROR, reason="digits: version 3 is damaged; export it again")
+    logs.event("unhealthy", logging.ERROR, reason="model digits version 3: its executions fail")
+    logs.event("replicas_silent", logging.WARNING, failure())
+    logs.event("no_metrics", logging.WARNING, ports=[9100, 9101], reason="the ports are in use")
+    logs.event("draining")
+    logs.event("drained")
 
 
 def versions() -> None:
     """What a replica writes about the versions that it opens."""
     opened = {"model": "digits", "version": 3, "digest": "6f1c2a"}
-    logs.tell("version_opened", **opened, measured="here", seconds=0.412)
-    logs.tell("version_opened", logging.WARNING, **opened, measured="elsewhere", seconds=0.412)
-    logs.tell("version_taken", model="digits", version=3, before=2)
-    logs.tell("version_lingers", logging.WARNING, model="digits", version=2)
+    logs.event("version_opened", **opened, measured="here", seconds=0.412)
+    logs.event("version_opened", logging.WARNING, **opened, measured="elsewhere", seconds=0.412)
+    logs.event("version_taken", model="digits", version=3, before=2)
+    logs.event("version_lingers", logging.WARNING, model="digits", version=2)
     reason = "digits: version 3 is damaged"
-    logs.tell("update_refused", logging.WARNING, model="digits", version=3, answering=2, reason=reason)
-    logs.tell("update_refused", logging.WARNING, failure(), model="digits", answering=2, reason="no such row")
+    logs.event("update_refused", logging.WARNING, model="digits", version=3, answering=2, reason=reason)
+    logs.event("update_refused", logging.WARNING, failure(), model="digits", answering=2, reason="no such row")
 
 
 def calls() -> None:
     """What a replica writes about calls, and about what lets them in."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     named = {"method": "ModelInfer", "model": "digits"}
-    logs.tell("call_failed", logging.ERROR, failure(), **named, request_id="order-66", traceparent=trace)
-    logs.tell("call_failed", logging.ERROR, failure(), **named)
+    logs.event("call_failed", logging.ERROR, failure(), **named, request_id="order-66", traceparent=trace)
+    logs.event("call_failed", logging.ERROR, failure(), **named)
     reason = "preprocess.py: KeyError: 'age'"
-    logs.tell("preprocess_failed", logging.WARNING, model="digits", request_id="order-66", reason=reason)
-    logs.tell("preprocess_failed", logging.WARNING, model="digits", reason=reason)
-    logs.tell("tokens_changed", tokens=2)
+    logs.event("preprocess_failed", logging.WARNING, model="digits", request_id="order-66", reason=reason)
+    logs.event("preprocess_failed", logging.WARNING, model="digits", reason=reason)
+    logs.event("tokens_changed", tokens=2)
     reason = "tokens.txt: line 1: has 2 fields"
-    logs.tell("tokens_refused", logging.ERROR, reason=reason, instead="those of before stay in force")
-    logs.tell("certificate_changed", file="cert.pem")
+    logs.event("tokens_refused", logging.ERROR, reason=reason, instead="those of before stay in force")
+    logs.event("certificate_changed", file="cert.pem")
     reason = "key.pem: is not the key of cert.pem"
-    logs.tell("certificate_refused", logging.ERROR, reason=reason, instead="that of before stays in use")
+    logs.event("certificate_refused", logging.ERROR, reason=reason, instead="that of before stays in use")
 
 
 def written(**constant: object) -> io.StringIO:
@@ -109,10 +115,10 @@ def flood() -> str:
     now = 0.0
     lines = written(replica="o5z6kegc")
     logs.LOGGER.handlers[0].addFilter(logs.Throttle(lambda: now))
-    for _ in range(logs.MAX_A_SECOND + 3):
-        logs.tell("tokens_changed", tokens=2)
+    for _ in range(logs.MAX_PER_SECOND + 3):
+        logs.event("tokens_changed", tokens=2)
     now = 1.0
-    logs.tell("tokens_changed", tokens=2)
+    logs.event("tokens_changed", tokens=2)
     return lines.getvalue().splitlines(keepends=True)[-1]
 
 
@@ -125,18 +131,18 @@ def all_lines() -> str:
     return of_command.getvalue() + of_replica.getvalue() + flood()
 
 
-def test_lines_of_the_log_are_as_they_were() -> None:
+def test_lines_of_the_log_equal_the_golden_ones() -> None:
     golden.check(log_lines.GOLDEN, all_lines())
 
 
-def test_golden_lines_hold_every_event_that_the_sources_tell() -> None:
+def test_golden_lines_have_every_event_of_the_sources() -> None:
     held: dict[str, list[log_lines.Line]] = {}
     for line in map(json.loads, all_lines().splitlines()):
         held.setdefault(line["event"], []).append(line)
     assert {
         Event(name, frozenset(str(line["level"]) for line in lines), frozenset(set[str]().union(*lines) - NO_DETAIL))
         for name, lines in held.items()
-    } == set(told())
+    } == set(logged())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from optimize.errors import UserError
 from optimize.registry import Registry
-from serve.served_versions import Choice, chosen
+from serve.served_versions import ServedModel, served_models
 from tests.published import publish, scale
 
 
@@ -21,19 +21,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 
 def test_every_model_follows_its_current_version_unless_some_are_named(registry: Registry) -> None:
-    assert chosen(registry, []) == [Choice("a", 2), Choice("b", 1)]
-    assert chosen(registry, ["b", "b"]) == [Choice("b", 1)]
+    assert served_models(registry, []) == [ServedModel("a", 2), ServedModel("b", 1)]
+    assert served_models(registry, ["b", "b"]) == [ServedModel("b", 1)]
 
 
 def test_a_named_version_is_pinned_and_the_first_answers(registry: Registry) -> None:
-    assert chosen(registry, ["a@3", "a@1", "a@3"]) == [Choice("a", 3, follows=False, pinned=(3, 1))]
+    assert served_models(registry, ["a@3", "a@1", "a@3"]) == [ServedModel("a", 3, follows=False, pinned=(3, 1))]
 
 
-def test_a_version_may_stand_beside_the_current_one(registry: Registry) -> None:
-    (choice,) = chosen(registry, ["a@1", "a"])
-    assert choice == Choice("a", 2, follows=True, pinned=(1,))
+def test_a_pinned_version_answers_next_to_the_current_one(registry: Registry) -> None:
+    (choice,) = served_models(registry, ["a@1", "a"])
+    assert choice == ServedModel("a", 2, follows=True, pinned=(1,))
     assert choice.versions == (2, 1)
-    assert chosen(registry, ["a", "a@2"])[0].versions == (2,)
+    assert served_models(registry, ["a", "a@2"])[0].versions == (2,)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_a_version_may_stand_beside_the_current_one(registry: Registry) -> None:
 )
 def test_what_is_not_published_is_refused_with_what_is(registry: Registry, asked: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        chosen(registry, [asked])
+        served_models(registry, [asked])
 
 
 def test_an_empty_registry_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model is published there"):
-        chosen(Registry(tmp_path), [])
+        served_models(Registry(tmp_path), [])

@@ -12,7 +12,7 @@ from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.hosting import Models
-from serve.transport import handlers
+from serve.transport.call import Call
 from tests.serving import Bare, bare, until
 
 UNKNOWN = pb.ModelInferRequest(model_name="nobody")
@@ -39,7 +39,7 @@ def refused(server: Bare, calls: int = 1) -> list[grpc.RpcError]:
 
 
 @pytest.mark.parametrize("asked", [[True], [False, True]])
-def test_who_is_refused_before_or_after_its_message_arrived_is_told_the_same(
+def test_a_refusal_is_the_same_before_and_after_the_message_arrived(
     server: Bare, monkeypatch: pytest.MonkeyPatch, asked: list[bool]
 ) -> None:
     answers = iter(asked)
@@ -52,7 +52,7 @@ def test_who_is_refused_before_or_after_its_message_arrived_is_told_the_same(
     until(lambda: server.servicer.calls.ended == {("ModelInfer", "", "RESOURCE_EXHAUSTED"): 1})
 
 
-def test_a_message_is_looked_at_where_it_is_not_refused(server: Bare) -> None:
+def test_a_message_is_read_if_the_call_is_not_refused(server: Bare) -> None:
     (error,) = refused(server)
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert server.servicer.calls.unread == 0
@@ -74,7 +74,7 @@ RETRY = {
 }
 
 
-def test_a_stock_client_comes_again_by_the_hint(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stock_client_retries_when_the_hint_says(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([QueueFull("full", 0.01), None, None])
     monkeypatch.setattr(server.models, "refusal", lambda _: next(answers))
     options = [("grpc.service_config", json.dumps(RETRY))]
@@ -85,7 +85,7 @@ def test_a_stock_client_comes_again_by_the_hint(server: Bare, monkeypatch: pytes
 
 
 def kept() -> list[object]:
-    return [found for found in gc.get_objects() if type(found) in (handlers._Running, QueueFull)]
+    return [found for found in gc.get_objects() if type(found) in (Call, QueueFull)]
 
 
 def test_a_refused_call_leaves_nothing_to_the_garbage_collector(server: Bare, monkeypatch: pytest.MonkeyPatch) -> None:

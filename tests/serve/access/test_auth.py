@@ -6,9 +6,9 @@ from optimize.errors import UserError
 from serve.access.auth import (
     ANYONE,
     OPEN_METHODS,
-    Forbidden,
-    Gate,
-    Tokens,
+    Authenticator,
+    AuthTokens,
+    PermissionDenied,
     Unauthenticated,
     check_exposure,
     digest_of,
@@ -22,7 +22,7 @@ def hexed(token: str) -> str:
     return digest_of(token).hex()
 
 
-TOKENS = Tokens.parse(
+TOKENS = AuthTokens.parse(
     f"""
     # who       what
     ci          {hexed("for-ci")}  digits sentiment
@@ -30,7 +30,7 @@ TOKENS = Tokens.parse(
     """,
     "tokens",
 )
-GATE = Gate(lambda: TOKENS)
+AUTHENTICATOR = Authenticator(lambda: TOKENS)
 
 
 def bearer(value: str) -> tuple[tuple[str, str], ...]:
@@ -42,25 +42,25 @@ def test_the_digest_is_the_one_that_sha256sum_prints() -> None:
 
 
 def test_a_file_says_who_may_call_what() -> None:
-    assert [(grant.name, grant.models) for grant in TOKENS.grants] == [
+    assert [(token.name, token.models) for token in TOKENS.tokens] == [
         ("ci", frozenset({"digits", "sentiment"})),
         ("ops", frozenset({"*"})),
     ]
 
 
 @pytest.mark.parametrize("value", ["Bearer for-ci", "bearer for-ci", "BEARER   for-ci "])
-def test_a_known_token_gets_its_grant(value: str) -> None:
-    grant = GATE.admit(INFER, bearer(value))
-    assert grant.name == "ci"
-    grant.permit("digits")
-    with pytest.raises(Forbidden):
-        grant.permit("other")
-    with pytest.raises(Forbidden):
-        grant.permit("")
+def test_a_known_token_gets_its_rights(value: str) -> None:
+    token = AUTHENTICATOR.authenticate(INFER, bearer(value))
+    assert token.name == "ci"
+    token.check_model("digits")
+    with pytest.raises(PermissionDenied):
+        token.check_model("other")
+    with pytest.raises(PermissionDenied):
+        token.check_model("")
 
 
 def test_a_star_is_every_model() -> None:
-    GATE.admit(INFER, bearer("Bearer for-ops")).permit("anything")
+    AUTHENTICATOR.authenticate(INFER, bearer("Bearer for-ops")).check_model("anything")
 
 
 @pytest.mark.parametrize(
@@ -81,38 +81,38 @@ def test_a_star_is_every_model() -> None:
     ],
     ids=str,
 )
-def test_none_or_an_unknown_token_is_unauthenticated(metadata: tuple[tuple[str, str], ...]) -> None:
+def test_no_token_or_an_unknown_one_is_unauthenticated(metadata: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        GATE.admit(INFER, metadata)
+        AUTHENTICATOR.authenticate(INFER, metadata)
     assert "authorization: Bearer TOKEN" in str(caught.value)
     assert "for-ci" not in str(caught.value)
 
 
 @given(st.text())
-def test_only_the_token_itself_is_let_in(guess: str) -> None:
+def test_only_the_token_itself_is_accepted(guess: str) -> None:
     found = TOKENS.identify(guess)
     assert (found is None) == (guess not in {"for-ci", "for-ops"})
 
 
 def test_health_and_live_need_no_token_and_nothing_else_is_open() -> None:
     for method in OPEN_METHODS:
-        assert GATE.admit(method, ()) is ANYONE
+        assert AUTHENTICATOR.authenticate(method, ()) is ANYONE
     for method in (
         INFER,
         "/inference.GRPCInferenceService/ServerReady",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     ):
         with pytest.raises(Unauthenticated):
-            GATE.admit(method, ())
+            AUTHENTICATOR.authenticate(method, ())
 
 
 def test_without_a_tokens_file_anyone_may_call() -> None:
-    Gate().admit(INFER, ()).permit("anything")
+    Authenticator().authenticate(INFER, ()).check_model("anything")
 
 
-def test_an_empty_file_lets_nobody_in() -> None:
+def test_an_empty_file_refuses_every_call() -> None:
     with pytest.raises(Unauthenticated):
-        Gate(lambda: Tokens.parse("# nobody\n\n", "tokens")).admit(INFER, bearer("Bearer for-ci"))
+        Authenticator(lambda: AuthTokens.parse("# nobody\n\n", "tokens")).authenticate(INFER, bearer("Bearer for-ci"))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_an_empty_file_lets_nobody_in() -> None:
 )
 def test_a_malformed_file_is_refused_in_one_sentence(text: str, problem: str) -> None:
     with pytest.raises(UserError, match=f"^tokens.*{problem}") as caught:
-        Tokens.parse(text, "tokens")
+        AuthTokens.parse(text, "tokens")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -150,7 +150,7 @@ def test_a_malformed_file_is_refused_in_one_sentence(text: str, problem: str) ->
         ("", False),
     ],
 )
-def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
+def test_addresses_that_only_this_machine_can_reach(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
     check_exposure(host, encrypted=True, insecure=False)
     check_exposure(host, encrypted=False, insecure=True)

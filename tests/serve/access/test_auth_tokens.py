@@ -10,8 +10,8 @@ import pytest
 from optimize.errors import UserError
 from serve import logs
 from serve.access import auth_tokens, watched_files
-from serve.access.auth import Tokens, digest_of
-from serve.access.auth_tokens import TokensFile
+from serve.access.auth import AuthTokens, digest_of
+from serve.access.auth_tokens import AuthTokensFile
 from tests.serving import COMMAND
 
 
@@ -40,7 +40,7 @@ def replace(path: Path, text: str) -> None:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
     lines: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(logs, "tell", lambda event, *_, **fields: lines.append((event, fields)))
+    monkeypatch.setattr(logs, "event", lambda name, *_, **fields: lines.append((name, fields)))
     return lines
 
 
@@ -48,7 +48,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, said: list) -> None:
     path = tmp_path / "tokens"
     path.write_text(line("a", "one"))
     clock = Clock()
-    file = TokensFile(path, clock)
+    file = AuthTokensFile(path, clock)
     replace(path, line("b", "two"))
     assert file.current().identify("one"), "the file is not looked at on every call"
     clock.pass_period()
@@ -61,7 +61,7 @@ def test_a_change_in_place_of_the_same_length_is_seen(tmp_path: Path, said: list
     path = tmp_path / "tokens"
     path.write_text(line("a", "one"))
     clock = Clock()
-    file = TokensFile(path, clock)
+    file = AuthTokensFile(path, clock)
     before = path.stat().st_mtime_ns
     path.write_text(line("a", "two"))
     os.utime(path, ns=(before, before))
@@ -70,11 +70,13 @@ def test_a_change_in_place_of_the_same_length_is_seen(tmp_path: Path, said: list
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "a folder"])
-def test_what_breaks_the_file_keeps_the_old_tokens_and_says_so_once(tmp_path: Path, said: list, how: str) -> None:
+def test_a_change_that_breaks_the_file_keeps_the_old_tokens_and_is_logged_once(
+    tmp_path: Path, said: list, how: str
+) -> None:
     path = tmp_path / "tokens"
     path.write_text(line("a", "one"))
     clock = Clock()
-    file = TokensFile(path, clock)
+    file = AuthTokensFile(path, clock)
     path.unlink()
     if how == "broken":
         path.write_text("a plain-token digits\n")
@@ -94,22 +96,22 @@ def test_what_breaks_the_file_keeps_the_old_tokens_and_says_so_once(tmp_path: Pa
     assert file.current().identify("one") is None
 
 
-def test_an_emptied_file_lets_nobody_in(tmp_path: Path, said: list) -> None:
+def test_an_emptied_file_refuses_every_call(tmp_path: Path, said: list) -> None:
     path = tmp_path / "tokens"
     path.write_text(line("a", "one"))
     clock = Clock()
-    file = TokensFile(path, clock)
+    file = AuthTokensFile(path, clock)
     path.write_text("")
     clock.pass_period()
-    assert file.current() == Tokens(())
+    assert file.current() == AuthTokens(())
 
 
 def test_a_missing_or_unreadable_file_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file or directory; make a tokens file"):
-        TokensFile(tmp_path / "none")
+        AuthTokensFile(tmp_path / "none")
     (tmp_path / "image").write_bytes(b"\xff\xfe\0")
     with pytest.raises(UserError, match="is no UTF-8 text"):
-        TokensFile(tmp_path / "image")
+        AuthTokensFile(tmp_path / "image")
 
 
 def test_an_added_token_is_known_and_only_its_hash_is_kept(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_an_added_token_is_known_and_only_its_hash_is_kept(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("name", "models"), [("two words", []), ("", []), ("a#b", []), ("a", ["x y"]), ("a\n", [])])
-def test_what_cannot_stand_in_a_line_is_refused(tmp_path: Path, name: str, models: list[str]) -> None:
+def test_a_name_that_is_not_allowed_in_a_line_is_refused(tmp_path: Path, name: str, models: list[str]) -> None:
     with pytest.raises(UserError, match="cannot stand in a tokens file"):
         auth_tokens.add(tmp_path / "tokens", name, models)
     assert not (tmp_path / "tokens").exists()

@@ -28,13 +28,13 @@ def files(tmp_path: Path) -> TlsFiles:
 
 
 def test_no_option_is_no_tls() -> None:
-    assert tls.chosen(None, None, None) is None
+    assert tls.from_options(None, None, None) is None
 
 
 def test_files_that_fit_are_taken_with_absolute_paths(files: TlsFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files.cert.parent)
-    assert tls.chosen(Path("cert.pem"), Path("key.pem"), Path("ca.pem")) == files
-    assert tls.chosen(files.cert, files.key, None) == TlsFiles(files.cert, files.key)
+    assert tls.from_options(Path("cert.pem"), Path("key.pem"), Path("ca.pem")) == files
+    assert tls.from_options(files.cert, files.key, None) == TlsFiles(files.cert, files.key)
     assert tls.server_credentials(files) is not None
 
 
@@ -44,7 +44,7 @@ def test_files_that_fit_are_taken_with_absolute_paths(files: TlsFiles, monkeypat
 def test_half_of_tls_is_refused(files: TlsFiles, given: str, missing: str) -> None:
     options = {name: getattr(files, name) if name == given else None for name in ("cert", "key", "client_ca")}
     with pytest.raises(UserError, match=f"TLS was asked for without {missing};"):
-        tls.chosen(**options)
+        tls.from_options(**options)
 
 
 @pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
@@ -105,19 +105,19 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(files: TlsFiles)
 def renewable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Renewable"]:
     """A server with mutual TLS that looks at its files at every handshake."""
     monkeypatch.setattr(watched_files, "CHECK_PERIOD_S", 0.0)
-    told: list[str] = []
-    monkeypatch.setattr(logs, "tell", lambda event, *_, **__: told.append(event))
-    found = Renewable(tmp_path, told)
+    events: list[str] = []
+    monkeypatch.setattr(logs, "event", lambda name, *_, **__: events.append(name))
+    found = Renewable(tmp_path, events)
     yield found
     found.server.stop(None).wait()
 
 
 class Renewable:
-    """A real server, the files that it was started with, and what it told."""
+    """A real server, the files that it was started with, and what it events."""
 
-    def __init__(self, folder: Path, told: list[str]) -> None:
+    def __init__(self, folder: Path, events: list[str]) -> None:
         self.folder = folder
-        self.told = told
+        self.events = events
         self.first = issue(folder / "first")
         self.second = issue(folder / "second")
         self.files = TlsFiles(*(folder / name for name in ("cert.pem", "key.pem", "ca.pem")))
@@ -158,24 +158,24 @@ def test_renewed_files_count_for_new_connections(renewable: Renewable) -> None:
         assert renewable.lets_in(renewable.second)
         assert not renewable.lets_in(renewable.first)
         kept.unary_unary("/a.B/C")(b"", timeout=5)
-    assert renewable.told == ["certificate_changed"]
+    assert renewable.events == ["certificate_changed"]
 
 
-def test_files_are_not_taken_until_all_fit_each_other(renewable: Renewable) -> None:
+def test_files_are_not_used_until_they_fit_each_other(renewable: Renewable) -> None:
     renewable.install(renewable.second, "cert")
     assert renewable.lets_in(renewable.first), "the new certificate waits for its key"
-    assert renewable.lets_in(renewable.first), "and is told of once"
+    assert renewable.lets_in(renewable.first), "and is events of once"
     renewable.install(renewable.second, "key", "client_ca")
     assert renewable.lets_in(renewable.second)
-    assert renewable.told == ["certificate_refused", "certificate_changed"]
+    assert renewable.events == ["certificate_refused", "certificate_changed"]
 
 
 @pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
 @pytest.mark.parametrize("how", ["gone", "garbage"])
-def test_a_broken_file_is_refused_and_those_of_before_go_on(renewable: Renewable, name: str, how: str) -> None:
+def test_a_broken_file_is_refused_and_the_previous_files_stay_in_use(renewable: Renewable, name: str, how: str) -> None:
     path = getattr(renewable.files, name)
     path.unlink() if how == "gone" else path.write_bytes(b"garbage")
     assert renewable.lets_in(renewable.first)
     renewable.install(renewable.first)
     assert renewable.lets_in(renewable.first)
-    assert renewable.told == ["certificate_refused", "certificate_changed"]
+    assert renewable.events == ["certificate_refused", "certificate_changed"]

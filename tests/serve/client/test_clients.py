@@ -17,7 +17,7 @@ from grpc import StatusCode
 from optimize.registry import Registry
 from protos import open_inference_pb2 as pb
 from serve.access import tls
-from serve.access.auth import Gate, Tokens, digest_of
+from serve.access.auth import Authenticator, AuthTokens, digest_of
 from serve.access.tls import TlsFiles
 from serve.client import AsyncClient, Client, codec
 from serve.client.connection import Connection
@@ -100,14 +100,14 @@ def test_state_and_metadata(ask: Ask, address: str) -> None:
     assert ask(address, "metadata", "pair").properties["max_batch"] == "8"
 
 
-def test_nobody_listens(ask: Ask) -> None:
+def test_no_server_listens(ask: Ask) -> None:
     for method, arguments in (("ready", ()), ("infer", ("pair", {"x": X}))):
         with pytest.raises(grpc.RpcError) as caught:
             ask("127.0.0.1:1", method, *arguments, timeout_s=2)
         assert caught.value.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED}
 
 
-def test_a_proxy_for_the_web_is_not_asked(ask: Ask, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_proxy_is_not_used(ask: Ask, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert ask(address, "ready")
@@ -128,8 +128,8 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_tls_and_a_token(ask: Ask, registry: Registry, tmp_path: Path, mutual: bool) -> None:
     ours = issue(tmp_path)
     files = TlsFiles(ours.server, ours.server_key, ours.ca if mutual else None)
-    gate = Gate(lambda: Tokens.parse(f"test {digest_of(TOKEN).hex()} pair", "tokens"))
-    with running(registry, gate=gate, credentials=tls.server_credentials(files)) as address:
+    authenticator = Authenticator(lambda: AuthTokens.parse(f"test {digest_of(TOKEN).hex()} pair", "tokens"))
+    with running(registry, authenticator=authenticator, credentials=tls.server_credentials(files)) as address:
         known = Connection(
             address,
             ca=ours.ca,
@@ -151,7 +151,7 @@ def test_tls_and_a_token(ask: Ask, registry: Registry, tmp_path: Path, mutual: b
 
 @dataclass
 class Scripted:
-    """A server that ends calls as it is told, one after the other, and answers well from then on.
+    """A server that ends its first calls with the given codes, one after the other, and answers from then on.
 
     `calls` holds how long each had.
     """
@@ -169,7 +169,7 @@ class Scripted:
         code, pushback_ms = self.ends.pop(0)
         if pushback_ms is not None:
             context.set_trailing_metadata(((PUSHBACK_KEY, str(pushback_ms)),))
-        context.abort(code, "as told")
+        context.abort(code, "as given")
         raise AssertionError("not reached")
 
 
@@ -189,7 +189,7 @@ def scripted(*ends: tuple[StatusCode, int | None]) -> Iterator[Scripted]:
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
-def test_several_replicas_are_called_in_turn_past_one_that_is_gone(
+def test_several_replicas_are_called_in_turn_except_one_that_is_gone(
     ask: Ask, registry: Registry, tmp_path: Path, encrypted: bool
 ) -> None:
     files = issue(tmp_path)
@@ -219,7 +219,7 @@ def test_calls_go_in_turn() -> None:
             client.infer("m", {"x": X})
 
 
-def test_what_nobody_took_is_asked_again_within_one_deadline(ask: Ask) -> None:
+def test_a_call_that_no_server_took_is_retried_within_one_deadline(ask: Ask) -> None:
     with scripted((StatusCode.UNAVAILABLE, None), (StatusCode.RESOURCE_EXHAUSTED, 700)) as script:
         prediction = ask(script.address, "infer", "m", {"x": X}, timeout_s=5)
         np.testing.assert_array_equal(prediction.outputs["y"], X)
@@ -239,7 +239,7 @@ def test_what_nobody_took_is_asked_again_within_one_deadline(ask: Ask) -> None:
         (StatusCode.UNAVAILABLE, 60_000),
     ],
 )
-def test_what_would_end_the_same_way_is_not_asked_again(ask: Ask, code: StatusCode, pushback_ms: int | None) -> None:
+def test_a_call_that_would_fail_again_is_not_retried(ask: Ask, code: StatusCode, pushback_ms: int | None) -> None:
     with scripted((code, pushback_ms)) as script:
         with pytest.raises(grpc.RpcError) as caught:
             ask(script.address, "infer", "m", {"x": X})
@@ -247,7 +247,7 @@ def test_what_would_end_the_same_way_is_not_asked_again(ask: Ask, code: StatusCo
         assert len(script.calls) == 1
 
 
-def test_questions_after_the_state_are_asked_once(ask: Ask) -> None:
+def test_calls_about_the_state_are_made_once(ask: Ask) -> None:
     with scripted((StatusCode.UNAVAILABLE, None)) as script:
         with pytest.raises(grpc.RpcError):
             ask(script.address, "ready")

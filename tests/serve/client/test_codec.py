@@ -120,7 +120,7 @@ def test_numpy_strings_travel_as_bytes(array: np.ndarray) -> None:
     assert codec.read_inputs(request, {"x": "BYTES"})["x"].tolist() == ["a", "\u00fc"]
 
 
-def test_a_dtype_that_the_protocol_lacks_is_refused() -> None:
+def test_a_dtype_that_the_protocol_does_not_know_is_refused() -> None:
     with pytest.raises(InputError, match="complex64"):
         codec.write_request("m", {"x": np.zeros(1, np.complex64)})
 
@@ -134,21 +134,21 @@ def test_a_dtype_that_the_protocol_lacks_is_refused() -> None:
         (b"\x00" * 5, "FP32", "has 5 bytes; wanted 4"),
     ],
 )
-def test_what_does_not_fit_is_told(raw: bytes, datatype: str, said: str) -> None:
+def test_inputs_that_do_not_fit_are_named(raw: bytes, datatype: str, said: str) -> None:
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[raw])
     request.inputs.add(name="x", datatype=datatype, shape=[1])
     with pytest.raises(InputError, match=said):
         codec.read_inputs(request, {"x": datatype})
 
 
-def test_a_wrong_field_of_typed_contents_is_told() -> None:
+def test_a_wrong_field_of_typed_contents_is_named() -> None:
     request = pb.ModelInferRequest(model_name="m")
     request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp64_contents.append(1.0)
     with pytest.raises(InputError, match="has fp64_contents for datatype FP32; wanted fp32_contents"):
         codec.read_inputs(request, {"x": "FP32"})
 
 
-def test_a_very_long_name_is_not_sent_back_whole() -> None:
+def test_a_very_long_name_is_cut_in_the_answer() -> None:
     request = pb.ModelInferRequest(model_name="m")
     request.inputs.add(name="n" * 100_000, datatype="FP32")
     with pytest.raises(InputError) as caught:

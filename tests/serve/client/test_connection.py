@@ -23,7 +23,7 @@ def test_a_token_may_stay_on_this_machine_in_the_clear(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", [ELSEWHERE, "192.0.2.1:9000", "[2001:db8::1]:9000", "localhost.example.org:1"])
-def test_a_token_leaves_this_machine_encrypted_or_by_an_explicit_wish(address: str) -> None:
+def test_a_token_leaves_this_machine_only_encrypted_or_with_insecure(address: str) -> None:
     with pytest.raises(UserError, match="would travel in the clear; use TLS, or insecure") as caught:
         Connection(address, token="t0ken")
     assert "t0ken" not in str(caught.value)
@@ -34,7 +34,7 @@ def test_a_token_leaves_this_machine_encrypted_or_by_an_explicit_wish(address: s
 @pytest.mark.parametrize(
     "address", ["localhost:1,localhost:2", "127.0.0.1:1,localhost:2", "127.0.0.1:1,[::1]:2", "a:1,b:2"]
 )
-def test_several_addresses_are_numbers_of_one_kind(address: str) -> None:
+def test_several_addresses_are_ip_addresses_of_one_version(address: str) -> None:
     with pytest.raises(UserError, match="wanted IP addresses of one version"):
         Connection(address)
 
@@ -45,7 +45,7 @@ def test_a_token_for_several_addresses_needs_all_of_them_here() -> None:
         Connection("127.0.0.1:1,192.0.2.1:2", token="t0ken")
 
 
-def test_a_shown_connection_keeps_its_token_to_itself() -> None:
+def test_a_printed_connection_does_not_show_its_token() -> None:
     connection = Connection("127.0.0.1:1", token="t0ken")
     for shown in (repr(connection), str(connection), f"{[connection]}"):
         assert "t0ken" not in shown

@@ -28,12 +28,12 @@ def test_unavailable_backs_off_up_to_a_ceiling_that_doubles() -> None:
     assert pauses == [FIRST_PAUSE_S, 0.2, 0.4, 0.8, 1.6, MAX_PAUSE_S, MAX_PAUSE_S]
 
 
-def test_the_pause_is_drawn_so_that_callers_part() -> None:
+def test_the_pause_is_random_so_that_callers_do_not_retry_together() -> None:
     assert attempts(draw=0.25).pause_s(StatusCode.UNAVAILABLE, None) == FIRST_PAUSE_S / 4
 
 
 @pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED])
-def test_a_push_back_is_kept_and_spread(code: StatusCode) -> None:
+def test_a_push_back_is_obeyed_and_spread(code: StatusCode) -> None:
     assert attempts(draw=0.0).pause_s(code, pushback(700)) == 0.7
     assert attempts(draw=1.0).pause_s(code, pushback(700)) == pytest.approx(0.84)
     assert attempts().pause_s(code, pushback(0)) == 0.0
@@ -45,12 +45,12 @@ def test_a_server_may_say_never(code: StatusCode, value: object) -> None:
     assert attempts().pause_s(code, pushback(value)) is None
 
 
-def test_exhausted_without_a_time_to_come_again_is_final() -> None:
+def test_exhausted_without_a_time_to_retry_is_final() -> None:
     assert attempts().pause_s(StatusCode.RESOURCE_EXHAUSTED, ()) is None
 
 
 @pytest.mark.parametrize("code", set(StatusCode) - {StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED})
-def test_all_else_is_final(code: StatusCode) -> None:
+def test_other_codes_are_final(code: StatusCode) -> None:
     assert attempts().pause_s(code, pushback(1)) is None
 
 

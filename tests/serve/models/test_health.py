@@ -21,7 +21,7 @@ def test_the_server_serves_once_every_model_does() -> None:
     asyncio.run(story())
 
 
-def test_a_watch_tells_every_change_once_and_ends_with_the_server() -> None:
+def test_a_watch_reports_every_change_once_and_ends_with_the_server() -> None:
     async def story() -> tuple[list[int], list[int]]:
         health = Health(["a", "b"])
         seen: list[int] = []

@@ -16,7 +16,8 @@ from optimize.execution.machine import describe
 from optimize.manifest import Golden, Machine, Manifest, encode
 from optimize.registry import Registry
 from optimize.runtime.batching.rejections import Closed, QueueFull
-from serve.models.hosting import QUEUED_BATCHES, QUEUED_ROWS, Hosted, Models, queued_rows
+from serve.models.hosting import Models
+from serve.models.loading import QUEUED_BATCHES, QUEUED_ROWS, LoadedVersion, queued_rows
 from serve.models.refused import Refused
 from tests.published import publish, scale
 
@@ -48,9 +49,9 @@ def test_a_published_version_answers(registry: Registry, manifest: Manifest) -> 
         assert not models.ready
         await models.load(registry, manifest)
         assert models.ready
-        hosted = models.find("double", "1")
+        version = models.find("double", "1")
         inputs = {"x": np.ones((3, 4), np.float32)}
-        answer = await hosted.batcher.submit(inputs, hosted.rows(inputs))
+        answer = await version.batcher.submit(inputs, version.rows(inputs))
         await models.drain()
         assert not models.ready
         return answer.outputs["y"]
@@ -107,8 +108,8 @@ def second(registry: Registry, folder: Path, model: onnx.ModelProto | None = Non
     return publish(registry.place, "double", model or scale(3.0), folder)
 
 
-async def ask(hosted: Hosted, rows: int = 1) -> float:
-    answer = await hosted.batcher.submit({"x": np.ones((rows, 4), np.float32)}, rows)
+async def ask(version: LoadedVersion, rows: int = 1) -> float:
+    answer = await version.batcher.submit({"x": np.ones((rows, 4), np.float32)}, rows)
     return float(answer.outputs["y"][0, 0])
 
 
@@ -119,7 +120,7 @@ def test_versions_answer_side_by_side(registry: Registry, manifest: Manifest, tm
         await models.load(registry, second(registry, tmp_path))
         assert models.versions("double") == [1, 2]
         assert [await ask(models.find("double", version)) for version in ("", "1", "2")] == [2.0, 2.0, 3.0]
-        models.prefer("double", 2)
+        models.set_default("double", 2)
         assert await ask(models.find("double", "")) == 3.0
         with pytest.raises(Refused, match="no version 3 here; served: 1, 2"):
             models.find("double", "3")
@@ -136,13 +137,13 @@ def test_a_retired_version_answers_what_it_accepted(registry: Registry, manifest
         await models.load(registry, second(registry, tmp_path))
         accepted = [asyncio.create_task(ask(old)) for _ in range(50)]
         await asyncio.sleep(0)  # each has entered the old version's queue
-        models.prefer("double", 2)
-        retiring = asyncio.create_task(models.retire("double", 1))
+        models.set_default("double", 2)
+        retiring = asyncio.create_task(models.unload("double", 1))
         await asyncio.sleep(0)
         assert models.versions("double") == [2]
         with pytest.raises(Refused, match="no version 1 here"):
             models.find("double", "1")
-        retiring.cancel()  # whoever retires it may go
+        retiring.cancel()  # the caller may be cancelled
         await models.drain()
         assert [await call for call in accepted] == [2.0] * 50
         with pytest.raises(Closed):
@@ -183,7 +184,7 @@ def test_the_loop_answers_while_a_version_is_opened(registry: Registry, manifest
         entered.set()
         assert go_on.wait(20)
 
-    monkeypatch.setattr("serve.models.hosting.golden.replay", held)
+    monkeypatch.setattr("serve.models.loading.golden.replay", held)
 
     async def story() -> None:
         models = Models(["double"])
@@ -203,9 +204,9 @@ def test_it_is_known_where_a_version_was_measured(registry: Registry, manifest: 
         models = Models(["double"])
         machine = describe() if here else Machine("another", 64, 1024, ())
         await models.load(registry, msgspec.structs.replace(manifest, machine=machine))
-        hosted = models.find("double", "")
+        version = models.find("double", "")
         await models.drain()
-        return hosted.measured_here
+        return version.measured_here
 
     assert asyncio.run(story()) is here
 
@@ -214,8 +215,8 @@ def test_manifest_survives_the_trip_that_a_replica_takes(registry: Registry, man
     assert encode(registry.load("double", 1)) == encode(manifest)
 
 
-def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Registry, manifest: Manifest) -> None:
-    told: list[str] = []
+def test_a_call_is_refused_unread_only_if_no_model_would_take_it(registry: Registry, manifest: Manifest) -> None:
+    made: list[str] = []
     full: set[str] = set()
 
     class Asked:
@@ -224,24 +225,24 @@ def test_a_call_is_refused_unread_only_where_no_model_would_take_it(registry: Re
 
         def refusal(self, deadline: float | None) -> Callable[[], QueueFull] | None:
             assert deadline == 7.0
-            return self.tell if self.name in full else None
+            return self.make if self.name in full else None
 
-        def tell(self) -> QueueFull:
-            told.append(self.name)
+        def make(self) -> QueueFull:
+            made.append(self.name)
             return QueueFull(self.name, 1.0)
 
     models = Models(["a", "b"])
     assert models.refusal(7.0) is None, "nothing is loaded; that is said by name"
     for name in ("a", "b"):
-        models.admit(Hosted(msgspec.structs.replace(manifest, model=name), Asked(name)))  # type: ignore[arg-type] # a stand-in
+        models.add(LoadedVersion(msgspec.structs.replace(manifest, model=name), Asked(name)))  # type: ignore[arg-type] # a stand-in
     for names in ("", "a", "b"):
         full.clear()
         full.update(names)
         assert models.refusal(7.0) is None
-    assert not told, "who may be taken gets no time to come again"
+    assert not made, "a call that may be answered gets no time to retry"
     full.update("ab")
     assert isinstance(models.refusal(7.0), QueueFull)
-    assert len(told) == 1
+    assert len(made) == 1
 
 
 def test_a_queue_holds_full_batches_and_never_few_rows(manifest: Manifest) -> None:

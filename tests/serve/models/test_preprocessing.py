@@ -45,7 +45,10 @@ def test_raw_columns_are_answered_as_the_inputs_made_of_them(server: Bare) -> No
 @pytest.mark.parametrize(
     ("columns", "found"),
     [
-        (texts("refuse me"), "the columns cannot be preprocessed; wanted such as the model was measured with"),
+        (
+            texts("refuse me"),
+            "the columns cannot be preprocessed; wanted columns such as those the model was measured with",
+        ),
         ({"text": np.zeros(2, np.float32)}, "input 'text' has datatype FP32; wanted BYTES"),
         ({"text": np.full((1, 2), "a", dtype=object)}, "rank 2 where rank 1 is wanted"),
         (texts(*["a"] * 9), "batch is 9, its range is 1 to 8"),
@@ -61,7 +64,7 @@ def test_columns_that_do_not_fit_are_refused(server: Bare, columns: dict[str, np
         assert client.infer("counts", texts("a")).outputs["y"].tolist() == [[2, 2, 0, 2]]
 
 
-def test_the_parameter_decides_where_names_do_not(server: Bare) -> None:
+def test_the_parameter_decides_if_the_names_do_not(server: Bare) -> None:
     request = codec.write_request("counts", texts("a"))
     request.parameters["preprocess"].bool_param = False
     with grpc.insecure_channel(server.address) as channel:
@@ -76,7 +79,7 @@ def test_the_parameter_decides_where_names_do_not(server: Bare) -> None:
         assert codec.read_outputs(infer(request, timeout=10))["y"].tolist() == [[2, 2, 0, 2]]
 
 
-def test_a_version_that_comes_meanwhile_preprocesses_by_its_own_rules(tmp_path: Path, server: Bare) -> None:
+def test_a_version_that_replaces_another_uses_its_own_preprocessing(tmp_path: Path, server: Bare) -> None:
     (tmp_path / "next").mkdir()
     other = preprocessing.CODE | {"alphabet.py": 'VOWELS = set("w")\n'}
     preprocessing.publish(tmp_path / "registry", "counts", 3.0, tmp_path / "next", other)
@@ -97,8 +100,8 @@ def test_a_version_that_comes_meanwhile_preprocesses_by_its_own_rules(tmp_path: 
     async def swap() -> None:
         await began.wait()
         await server.models.load(registry, registry.load("counts", 2))
-        server.models.prefer("counts", 2)
-        await server.models.retire("counts", 1)
+        server.models.set_default("counts", 2)
+        await server.models.unload("counts", 1)
         go_on.set()
 
     swapping = server.spawn(swap())

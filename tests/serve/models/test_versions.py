@@ -18,22 +18,22 @@ from optimize.runtime.session import OnnxSession
 from serve.models import versions
 from serve.models.hosting import Models
 from serve.models.versions import Follower, Versions
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
 from tests.published import publish, scale
 
 
 class Replica:
     """Models and one follower, without a server."""
 
-    def __init__(self, registry: Registry, choice: Choice) -> None:
-        self.models = Models([choice.name])
-        self.follower = Follower(self.models, registry, choice, 1)
+    def __init__(self, registry: Registry, model: ServedModel) -> None:
+        self.models = Models([model.name])
+        self.follower = Follower(self.models, registry, model, 1)
 
     async def answer(self, version: str = "") -> tuple[float, int]:
         """What the model makes of 1, and which version it was."""
-        hosted = self.models.find("double", version)
-        answer = await hosted.batcher.submit({"x": np.ones((1, 4), np.float32)}, 1)
-        return float(answer.outputs["y"][0, 0]), hosted.manifest.version
+        loaded = self.models.find("double", version)
+        answer = await loaded.batcher.submit({"x": np.ones((1, 4), np.float32)}, 1)
+        return float(answer.outputs["y"][0, 0]), loaded.manifest.version
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "registry")
 
 
-def following(registry: Registry, story: Any, choice: Choice | None = None) -> None:
+def following(registry: Registry, story: Any, model: ServedModel | None = None) -> None:
     async def run() -> None:
-        replica = Replica(registry, choice or Choice("double", 1))
+        replica = Replica(registry, model or ServedModel("double", 1))
         try:
             await replica.follower.load()
             await story(replica)
@@ -63,15 +63,15 @@ def damage(registry: Registry, manifest: Manifest) -> None:
     blob.write_bytes(blob.read_bytes() + b"!")
 
 
-def test_a_new_current_version_takes_the_place_of_the_old(registry: Registry, tmp_path: Path) -> None:
+def test_a_new_current_version_replaces_the_old_one(registry: Registry, tmp_path: Path) -> None:
     async def story(replica: Replica) -> None:
         assert await replica.answer() == (1.0, 1)
         next_version(registry, tmp_path, 2.0)
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (2.0, 2)
         assert replica.models.versions("double") == [2]
         registry.rollback("double")
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (1.0, 1)
         assert replica.models.versions("double") == [1]
 
@@ -81,7 +81,7 @@ def test_a_new_current_version_takes_the_place_of_the_old(registry: Registry, tm
 def test_nothing_is_opened_while_nothing_changes(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(replica: Replica) -> None:
         before = replica.models.find("double", "")
-        await replica.follower.look()
+        await replica.follower.update()
         assert replica.models.find("double", "") is before
 
     following(registry, story)
@@ -102,11 +102,11 @@ def test_no_call_fails_while_versions_change(registry: Registry, tmp_path: Path)
         callers = [asyncio.create_task(call()) for _ in range(8)]
         for version in (1, 3, 2, 3):
             registry.promote("double", version)
-            await replica.follower.look()
+            await replica.follower.update()
         done.set()
         await asyncio.gather(*callers)
 
-    following(registry, story, Choice("double", 1))
+    following(registry, story, ServedModel("double", 1))
     assert {version for _, version in answers} == {1, 2, 3}
     assert all(factor == version for factor, version in answers)
 
@@ -130,7 +130,7 @@ def test_a_version_that_cannot_be_served_is_refused_once(
     async def story(replica: Replica) -> None:
         monkeypatch.setattr(Models, "load", counted)
         for _ in range(3):
-            await replica.follower.look()
+            await replica.follower.update()
         assert await replica.answer() == (1.0, 1)
         assert opened == 1
         (line,) = (record for record in caplog.records if record.message == "update_refused")
@@ -139,7 +139,7 @@ def test_a_version_that_cannot_be_served_is_refused_once(
         assert "digest" in line.fields["reason"] or "missing" in line.fields["reason"]
         monkeypatch.setattr(versions, "RETRY_S", 0.0)
         next_version(registry, tmp_path, 3.0)
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (3.0, 3)
 
     registry.promote("double", 1)
@@ -162,11 +162,11 @@ def test_a_refused_version_is_tried_again_after_a_while(
     async def story(replica: Replica) -> None:
         damage(registry, bad)
         registry.promote("double", 2)
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (1.0, 1)
         blob = Path(registry.place) / "blobs" / "sha256" / bad.digest
         blob.write_bytes(blob.read_bytes()[:-1])
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (2.0, 2)
 
     following(registry, story)
@@ -183,7 +183,7 @@ def test_the_old_version_goes_on_while_the_registry_cannot_be_read(
 
     async def story(replica: Replica) -> None:
         registry.promote("double", 2)
-        await replica.follower.look()  # refused, which is another story
+        await replica.follower.update()  # refused, not part of this test
         if how == "garbage":
             current.write_text("garbage")
         elif how == "gone":
@@ -192,7 +192,7 @@ def test_the_old_version_goes_on_while_the_registry_cannot_be_read(
             place.rename(tmp_path / "elsewhere")
         caplog.clear()
         for _ in range(3):
-            await replica.follower.look()
+            await replica.follower.update()
         assert await replica.answer() == (1.0, 1)
         (line,) = (record for record in caplog.records if record.message == "update_refused")
         assert "version" not in line.fields
@@ -202,7 +202,7 @@ def test_the_old_version_goes_on_while_the_registry_cannot_be_read(
         following(registry, story)
 
 
-def test_a_version_that_cannot_be_closed_holds_up_no_later_one(
+def test_a_version_that_cannot_be_closed_does_not_delay_later_ones(
     registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "CLOSE_TIMEOUT_S", 0.05)
@@ -223,7 +223,7 @@ def test_a_version_that_cannot_be_closed_holds_up_no_later_one(
         hanging.clear()
         for version, factor in ((2, 2.0), (3, 3.0)):
             next_version(registry, tmp_path, factor)
-            await asyncio.wait_for(replica.follower.look(), 30)
+            await asyncio.wait_for(replica.follower.update(), 30)
             assert await replica.answer() == (factor, version)
         ended.set()
         assert await call == (1.0, 1), "its answer comes all the same"
@@ -241,38 +241,36 @@ def test_a_pinned_version_stays(registry: Registry, tmp_path: Path) -> None:
         assert replica.models.versions("double") == [1, 2]
         assert await replica.answer() == (2.0, 2)
         registry.promote("double", 1)
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (1.0, 1)
         assert replica.models.versions("double") == [1]
         registry.promote("double", 2)
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (2.0, 2)
         assert await replica.answer("1") == (1.0, 1)
 
-    following(registry, story, Choice("double", 2, follows=True, pinned=(1,)))
+    following(registry, story, ServedModel("double", 2, follows=True, pinned=(1,)))
 
 
-def test_a_replica_that_comes_later_starts_with_what_is_current(registry: Registry, tmp_path: Path) -> None:
+def test_a_later_replica_starts_with_the_current_version(registry: Registry, tmp_path: Path) -> None:
     next_version(registry, tmp_path, 2.0)
 
     async def story(replica: Replica) -> None:
         assert await replica.answer() == (2.0, 2)
 
-    following(registry, story, Choice("double", 1))
+    following(registry, story, ServedModel("double", 1))
 
 
-def test_a_replica_that_comes_later_goes_on_with_the_version_before_a_refused_one(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_a_later_replica_starts_with_the_version_before_a_refused_one(registry: Registry, tmp_path: Path) -> None:
     next_version(registry, tmp_path, 2.0)
     damage(registry, next_version(registry, tmp_path, 3.0))
 
     async def story(replica: Replica) -> None:
         assert await replica.answer() == (2.0, 2)
-        await replica.follower.look()
+        await replica.follower.update()
         assert await replica.answer() == (2.0, 2)
 
-    following(registry, story, Choice("double", 1))
+    following(registry, story, ServedModel("double", 1))
 
 
 def test_a_service_does_not_start_with_a_refused_version(registry: Registry, tmp_path: Path) -> None:
@@ -283,12 +281,12 @@ def test_a_service_does_not_start_with_a_refused_version(registry: Registry, tmp
         raise AssertionError
 
     with pytest.raises(ArtifactError, match="its bytes have digest"):
-        following(registry, story, Choice("double", 2))
+        following(registry, story, ServedModel("double", 2))
 
 
 def test_why_a_replica_cannot_start_is_in_the_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
-        await Versions(Models(["double"]), registry, [Choice("double", 7, follows=False)], 1).load()
+        await Versions(Models(["double"]), registry, [ServedModel("double", 7, follows=False)], 1).load()
 
     with caplog.at_level(logging.INFO, logger="serve"), pytest.raises(ArtifactError):
         asyncio.run(run())
@@ -302,7 +300,9 @@ def test_a_named_version_is_not_followed(registry: Registry, tmp_path: Path, mon
     async def run() -> None:
         publish(registry.place, "other", scale(1.0), tmp_path)
         models = Models(["double", "other"])
-        served = Versions(models, registry, [Choice("double", 1, follows=False, pinned=(1,)), Choice("other", 1)], 1)
+        served = Versions(
+            models, registry, [ServedModel("double", 1, follows=False, pinned=(1,)), ServedModel("other", 1)], 1
+        )
         await served.load()
         for name in ("double", "other"):
             publish(registry.place, name, scale(2.0), tmp_path)

@@ -1,4 +1,4 @@
-"""What a replica makes of its own signs: a batcher over a session that the test breaks."""
+"""The health check of a replica, with a batcher over a session that the test breaks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,8 +13,8 @@ from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
-from serve.models.hosting import Hosted
-from serve.monitoring.health_check import Checkup
+from serve.models.loading import LoadedVersion
+from serve.monitoring.health_check import HealthCheck
 from serve.monitoring.health_signals import FAILURES, SLOW_FOR_S
 from tests.optimize.runtime.fakes import FakeClock
 from tests.published import identity, publish
@@ -40,8 +40,8 @@ class Breakable:
         return {"y": inputs["x"]}
 
 
-class Ward:
-    """One hosted model, its session, and what a checkup says of it."""
+class Patient:
+    """One loaded version, its session, and what a check says of it."""
 
     def __init__(self, manifest: Manifest, slow_replicas: Sequence[bool]) -> None:
         self.clock = FakeClock()
@@ -49,10 +49,10 @@ class Ward:
         curve = Curve([CurvePoint({}, 1, 1e3 * PROMISED_S, 1e3 * PROMISED_S, 100)])
         options = BatcherOptions(max_batch=1, max_queue_rows=8, default_timeout_s=1e6)
         batcher = Batcher([self.session], manifest.signature, curve, options, self.clock)
-        self.hosted = Hosted(manifest, batcher, probe=lambda: self.session.run(X) and None)
+        self.version = LoadedVersion(manifest, batcher, probe=lambda: self.session.run(X) and None)
         self.asked = 0
         self._slow_replicas = slow_replicas
-        self.checkup = Checkup(self.ask, self.clock)
+        self.check = HealthCheck(self.ask, self.clock)
 
     async def ask(self) -> Sequence[bool]:
         self.asked += 1
@@ -60,10 +60,10 @@ class Ward:
 
     async def call(self, inputs: Arrays, times: int = 1) -> None:
         for _ in range(times):
-            await asyncio.gather(self.hosted.batcher.submit(inputs, 1), return_exceptions=True)
+            await asyncio.gather(self.version.batcher.submit(inputs, 1), return_exceptions=True)
 
     async def look(self) -> str | None:
-        return await self.checkup.ailment([self.hosted])
+        return await self.check.problem([self.version])
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @asynccontextmanager
-async def ward(manifest: Manifest, slow_replicas: Sequence[bool] = (True, False)) -> AsyncIterator[Ward]:
-    opened = Ward(manifest, slow_replicas)
-    async with opened.hosted.batcher:
+async def patient_with(manifest: Manifest, slow_replicas: Sequence[bool] = (True, False)) -> AsyncIterator[Patient]:
+    opened = Patient(manifest, slow_replicas)
+    async with opened.version.batcher:
         yield opened
 
 
 def test_a_session_that_fails_on_everything_is_sick(manifest: Manifest) -> None:
     async def story() -> None:
-        async with ward(manifest) as patient:
+        async with patient_with(manifest) as patient:
             patient.session.broken = True
             await patient.call(X, FAILURES - 1)
             assert await patient.look() is None
@@ -93,9 +93,9 @@ def test_a_session_that_fails_on_everything_is_sick(manifest: Manifest) -> None:
     asyncio.run(story())
 
 
-def test_requests_that_a_sound_session_cannot_answer_make_nobody_sick(manifest: Manifest) -> None:
+def test_requests_that_a_healthy_session_cannot_answer_make_no_replica_sick(manifest: Manifest) -> None:
     async def story() -> None:
-        async with ward(manifest) as patient:
+        async with patient_with(manifest) as patient:
             await patient.call(POISON, 3 * FAILURES)
             assert await patient.look() is None
 
@@ -109,12 +109,12 @@ def test_a_slow_replica_is_sick_unless_most_are_slow(
     manifest: Manifest, slow_replicas: Sequence[bool], sick: bool
 ) -> None:
     async def story() -> None:
-        async with ward(manifest, slow_replicas) as patient:
+        async with patient_with(manifest, slow_replicas) as patient:
             patient.session.seconds = 10 * PROMISED_S
             await patient.call(X, 10)
             assert await patient.look() is None
-            assert patient.checkup.slow
-            assert patient.asked == 0, "others are not bothered for nothing"
+            assert patient.check.slow
+            assert patient.asked == 0, "the other replicas are asked only once it matters"
             await patient.call(X, 1)
             assert await patient.look() is None
             await patient.call(X, int(SLOW_FOR_S / patient.session.seconds))
@@ -127,12 +127,12 @@ def test_a_slow_replica_is_sick_unless_most_are_slow(
 
 def test_a_version_that_is_gone_is_forgotten(manifest: Manifest) -> None:
     async def story() -> None:
-        async with ward(manifest) as patient:
+        async with patient_with(manifest) as patient:
             patient.session.seconds = 10 * PROMISED_S
             await patient.call(X, 10)
             await patient.look()
-            assert patient.checkup.slow
-            assert await patient.checkup.ailment([]) is None
-            assert not patient.checkup.slow
+            assert patient.check.slow
+            assert await patient.check.problem([]) is None
+            assert not patient.check.slow
 
     asyncio.run(story())

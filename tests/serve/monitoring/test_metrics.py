@@ -1,4 +1,4 @@
-"""What a replica tells Prometheus, held against what its callers saw."""
+"""The metrics of a replica, compared with what its callers saw."""
 
 import urllib.request
 from collections import Counter
@@ -16,7 +16,7 @@ from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 from serve.client import codec
 from serve.models.hosting import Models
-from serve.monitoring.metrics import Collector, listen
+from serve.monitoring.metrics import ReplicaCollector, listen
 from serve.transport.servicer import Servicer
 from tests.published import publish, scale
 from tests.serving import Bare, bare
@@ -65,7 +65,7 @@ def server(registry: Path) -> Iterator[Bare]:
 
 @pytest.fixture
 def endpoint(server: Bare) -> Iterator[str]:
-    listening = listen(Collector(server.models, server.servicer.calls), range(1))
+    listening = listen(ReplicaCollector(server.models, server.servicer.calls), range(1))
     assert listening is not None
     httpd, thread = listening
     yield f"127.0.0.1:{httpd.server_port}"
@@ -74,7 +74,7 @@ def endpoint(server: Bare) -> Iterator[str]:
     thread.join()
 
 
-def test_histograms_and_gauges_tell_what_the_batcher_did(server: Bare, endpoint: str) -> None:
+def test_histograms_and_gauges_show_what_the_batcher_did(server: Bare, endpoint: str) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         for _ in range(5):
@@ -107,11 +107,11 @@ def test_histograms_and_gauges_tell_what_the_batcher_did(server: Bare, endpoint:
     assert (info["version"], info["digest"]) == ("1", server.models.find("double", "").manifest.digest)
 
 
-def test_a_call_that_was_refused_unread_is_counted_to_no_model(
+def test_a_call_that_was_refused_unread_counts_for_no_model(
     server: Bare, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (hosted,) = server.models.hosted
-    monkeypatch.setattr(hosted.batcher, "refusal", lambda _: lambda: QueueFull("full", 0.1))
+    (version,) = server.models.loaded
+    monkeypatch.setattr(version.batcher, "refusal", lambda _: lambda: QueueFull("full", 0.1))
     with grpc.insecure_channel(server.address) as channel:
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -125,4 +125,4 @@ def test_a_call_that_was_refused_unread_is_counted_to_no_model(
 
 def test_a_taken_port_is_passed_over(server: Bare, endpoint: str) -> None:
     taken = int(endpoint.rsplit(":", 1)[1])
-    assert listen(Collector(server.models, Servicer(server.models).calls), range(taken, taken + 1)) is None
+    assert listen(ReplicaCollector(server.models, Servicer(server.models).calls), range(taken, taken + 1)) is None

@@ -21,7 +21,7 @@ from serve.access.tls import TlsFiles
 from serve.client import Client
 from serve.client.connection import Connection
 from serve.models.hosting import Models
-from serve.plan import Front
+from serve.plan import Frontend
 from serve.processes import haproxy, ports
 from tests.certificates import issue
 from tests.published import publish, scale
@@ -53,11 +53,11 @@ def answered(replica: Bare) -> int:
 
 
 @pytest.fixture
-def front() -> Front:
-    return Front("127.0.0.1", ports.free("127.0.0.1", 0, 1))
+def front() -> Frontend:
+    return Frontend("127.0.0.1", ports.free("127.0.0.1", 0, 1))
 
 
-def address(front: Front) -> str:
+def address(front: Frontend) -> str:
     return f"{front.host}:{front.port}"
 
 
@@ -65,13 +65,13 @@ def own_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children() if process.name() == "haproxy"]
 
 
-def test_calls_of_one_channel_are_spread_and_pass_by_who_is_not_there(
-    registry: Registry, front: Front, tmp_path: Path
+def test_calls_of_one_channel_are_spread_over_the_servers_that_answer(
+    registry: Registry, front: Frontend, tmp_path: Path
 ) -> None:
     with (
         server(registry) as one,
         server(registry) as two,
-        haproxy.fronting(front, [one.address, two.address, NOBODY], tmp_path),
+        haproxy.running(front, [one.address, two.address, NOBODY], tmp_path),
         Client(address(front), max_attempts=1) as client,
     ):
         for _ in range(60):
@@ -80,17 +80,17 @@ def test_calls_of_one_channel_are_spread_and_pass_by_who_is_not_there(
     assert min(answered(one), answered(two)) >= 20
 
 
-def test_a_server_that_answers_its_ping_stays_and_none_is_said_to_be_there_otherwise(
-    registry: Registry, front: Front, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_server_counts_as_up_only_if_it_answers_its_ping(
+    registry: Registry, front: Frontend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with server(registry) as one, haproxy.fronting(front, [one.address, NOBODY], tmp_path):
+    with server(registry) as one, haproxy.running(front, [one.address, NOBODY], tmp_path):
         until(lambda: "replica-1 is DOWN" in texts(caplog))
         one.run(drain(one))
         with Client(address(front), max_attempts=1) as client:
             assert not client.ready()
         assert "replica-0 is DOWN" not in texts(caplog)
     with (
-        haproxy.fronting(front, [NOBODY], tmp_path),
+        haproxy.running(front, [NOBODY], tmp_path),
         grpc.insecure_channel(address(front)) as channel,
         pytest.raises(grpc.RpcError) as caught,
     ):
@@ -107,10 +107,8 @@ async def drain(replica: Bare) -> None:
     await replica.models.drain()
 
 
-def test_it_is_started_again_and_no_caller_is_turned_away_meanwhile(
-    registry: Registry, front: Front, tmp_path: Path
-) -> None:
-    with server(registry) as one, haproxy.fronting(front, [one.address], tmp_path):
+def test_it_is_restarted_and_no_call_is_refused_meanwhile(registry: Registry, front: Frontend, tmp_path: Path) -> None:
+    with server(registry) as one, haproxy.running(front, [one.address], tmp_path):
         (process,) = own_processes()
         process.kill()
         until(lambda: process.pid not in {other.pid for other in own_processes()})
@@ -128,7 +126,7 @@ def test_it_is_started_again_and_no_caller_is_turned_away_meanwhile(
 
 def test_the_ping_is_a_health_check_that_any_http2_server_reads() -> None:
     reader = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
-    events = reader.receive_data(haproxy.ServerPing().request)
+    events = reader.receive_data(haproxy.HealthPing().request)
     (request,) = (event for event in events if isinstance(event, h2.events.RequestReceived))
     (message,) = (event for event in events if isinstance(event, h2.events.DataReceived))
     assert dict(request.headers) == {
@@ -151,7 +149,7 @@ def test_the_ping_is_answered_by_a_server_that_serves_and_by_one_that_drains(reg
 
 
 def is_answered(replica: Bare) -> bool:
-    ping = haproxy.ServerPing()
+    ping = haproxy.HealthPing()
     host, port = replica.address.split(":")
     heard = b""
     with socket.create_connection((host, int(port)), timeout=10) as link:
@@ -165,10 +163,10 @@ def is_answered(replica: Bare) -> bool:
 
 @pytest.mark.parametrize(
     ("script", "problem"),
-    [("exit 1", "does not take its configuration"), ("exec sleep 60", "did not check its configuration")],
+    [("exit 1", "rejects its configuration"), ("exec sleep 60", "did not check its configuration")],
 )
 def test_a_program_that_is_no_haproxy_is_one_line(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
+    front: Frontend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
 ) -> None:
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -177,15 +175,15 @@ def test_a_program_that_is_no_haproxy_is_one_line(
     monkeypatch.setattr(haproxy, "_CHECK_TIMEOUT_S", 3.0)
     with (
         pytest.raises(UserError, match=f"program {problem}"),
-        haproxy.fronting(front, [], tmp_path),
+        haproxy.running(front, [], tmp_path),
     ):
         pass
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_nothing_but_the_one_address_is_opened(registry: Registry, tmp_path: Path, host: str) -> None:
-    front = Front(host, ports.free(host, 0, 1))
-    with server(registry) as one, haproxy.fronting(front, [one.address], tmp_path):
+    front = Frontend(host, ports.free(host, 0, 1))
+    with server(registry) as one, haproxy.running(front, [one.address], tmp_path):
         (process,) = own_processes()
         with Client(f"[{host}]:{front.port}" if ":" in host else address(front)) as client:
             assert client.ready()
@@ -198,15 +196,15 @@ def test_nothing_but_the_one_address_is_opened(registry: Registry, tmp_path: Pat
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-def test_who_says_nothing_is_cut_off_and_who_waits_for_an_answer_is_not(
-    registry: Registry, front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
+def test_a_silent_connection_is_closed_and_one_that_waits_for_an_answer_is_not(
+    registry: Registry, front: Frontend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
 ) -> None:
     monkeypatch.setattr(haproxy, "_MAX_SILENCE_S", 1)
     certificates = issue(tmp_path / "certificates")
     if encrypted:
-        front = Front(front.host, front.port, TlsFiles(certificates.server, certificates.server_key))
+        front = Frontend(front.host, front.port, TlsFiles(certificates.server, certificates.server_key))
     connection = Connection(address(front), ca=certificates.ca if encrypted else None)
-    with server(registry) as one, haproxy.fronting(front, [one.address], tmp_path), connection.channel(()) as channel:
+    with server(registry) as one, haproxy.running(front, [one.address], tmp_path), connection.channel(()) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         with socket.create_connection((front.host, front.port), timeout=20) as silent:

@@ -20,7 +20,7 @@ with socket.socket() as held:
 """
 
 
-def test_a_port_in_use_is_refused_whoever_shares_it() -> None:
+def test_a_port_in_use_is_refused_even_if_it_can_be_shared() -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
@@ -70,7 +70,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
         ports.free("192.0.2.1", 9000, 1)
 
 
-def test_ports_beyond_the_last_are_refused_with_the_option_to_mend() -> None:
+def test_ports_beyond_the_last_are_refused_with_the_option_to_change() -> None:
     with pytest.raises(
         UserError, match="port 65536 was asked for, and the last is 65535; choose a lower one with --metrics-port"
     ):

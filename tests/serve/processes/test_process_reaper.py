@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from serve.processes.process_reaper import environment, guarded, marked
+from serve.processes.process_reaper import environment, marked, reaping
 
 SLEEPER = """
 import signal, tempfile, time
@@ -17,9 +17,9 @@ time.sleep(60)
 HOLDER = f"""
 import os, subprocess, sys
 from pathlib import Path
-from serve.processes.process_reaper import environment, guarded
+from serve.processes.process_reaper import environment, reaping
 folder = Path(sys.argv[1])
-with guarded(folder) as mark:
+with reaping(folder) as mark:
     wanted = os.environ | environment(mark, folder)
     child = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], env=wanted, stdout=subprocess.PIPE)
     child.stdout.readline()
@@ -28,11 +28,11 @@ with guarded(folder) as mark:
 """
 
 
-def test_all_that_carries_the_mark_ends_with_the_context(tmp_path: Path) -> None:
+def test_all_marked_processes_end_with_the_context(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     folder.mkdir()
     (folder / "log").write_text("")
-    with guarded(folder) as mark:
+    with reaping(folder) as mark:
         child = subprocess.Popen(
             [sys.executable, "-c", SLEEPER], env=os.environ | environment(mark, folder), stdout=subprocess.PIPE
         )
@@ -47,7 +47,7 @@ def test_all_that_carries_the_mark_ends_with_the_context(tmp_path: Path) -> None
     assert not left.exists(), "what it could not clear up itself"
 
 
-def test_all_of_it_ends_when_the_job_is_killed(tmp_path: Path) -> None:
+def test_all_processes_end_when_the_job_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     folder.mkdir()
     holder = subprocess.Popen(

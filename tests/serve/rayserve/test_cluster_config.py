@@ -18,11 +18,11 @@ from optimize.manifest import Manifest, OperatingPoint
 from protos import open_inference_pb2_grpc
 from serve.access.tls import TlsFiles
 from serve.client import Client, codec
-from serve.models.hosting import QUEUED_ROWS
-from serve.monitoring.autoscaling import BUSY_SHARE, DRAIN_S
+from serve.models.loading import QUEUED_ROWS
+from serve.monitoring.autoscaling import BUSY_SHARE, DRAIN_S, Backlog
 from serve.plan import Plan, Route
-from serve.rayserve import cluster_config
-from serve.served_versions import Choice
+from serve.rayserve import cluster_config, ray_patches
+from serve.served_versions import ServedModel
 from tests.e2e.test_operation import laborious
 from tests.published import MAX_BATCH, publish, scale
 from tests.serving import COMMAND, Served, started
@@ -33,6 +33,8 @@ with warnings.catch_warnings():
     from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import ServeDeploySchema
 
+    from serve.rayserve import service
+
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
@@ -41,7 +43,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def declaring(manifest: Manifest, qps: float | None, *, p99_ms: float | None = 200.0, rows: int = 1) -> Manifest:
-    """Measured to answer 100 rows a second on two sessions of one thread."""
+    """Measured to answer 100 rows per second on two sessions of one thread."""
     return msgspec.structs.replace(
         manifest,
         budgets=msgspec.structs.replace(
@@ -55,31 +57,31 @@ def declaring(manifest: Manifest, qps: float | None, *, p99_ms: float | None = 2
     ("qps", "rows", "replicas"), [(None, 1, 1), (70.0, 1, 1), (71.0, 1, 2), (70.0, 2, 2), (350.0, 2, 10)]
 )
 def test_replicas_for_the_declared_throughput(manifest: Manifest, qps: float, rows: int, replicas: int) -> None:
-    assert cluster_config.sized([declaring(manifest, qps, rows=rows)]).replicas == replicas
+    assert cluster_config.size([declaring(manifest, qps, rows=rows)]).replicas == replicas
 
 
 def test_models_add_up_and_more_may_be_asked_for(manifest: Manifest) -> None:
     models = [declaring(manifest, 70.0), declaring(manifest, 35.0)]
-    assert cluster_config.sized(models).replicas == 2
-    assert cluster_config.sized(models, replicas=5).replicas == 5
+    assert cluster_config.size(models).replicas == 2
+    assert cluster_config.size(models, replicas=5).replicas == 5
 
 
 def test_queues_are_bounded_by_what_can_be_answered_in_time(manifest: Manifest) -> None:
-    sizing = cluster_config.sized([declaring(manifest, 70.0)])
+    sizing = cluster_config.size([declaring(manifest, 70.0)])
     assert sizing.max_queued == 20, "100 a second for 0.2 s"
     assert sizing.max_ongoing == QUEUED_ROWS + 2 * MAX_BATCH
     assert sizing.cores == 2
     assert sizing.drain_s > cluster_config.DEFAULT_TIMEOUT_S
 
 
-def test_without_a_measurement_queues_are_bounded_all_the_same(manifest: Manifest) -> None:
-    sizing = cluster_config.sized([manifest])
+def test_without_a_measurement_queues_are_bounded_as_well(manifest: Manifest) -> None:
+    sizing = cluster_config.size([manifest])
     assert sizing.max_queued == sizing.max_ongoing == QUEUED_ROWS + MAX_BATCH
 
 
 def test_more_replicas_as_the_load_grows(manifest: Manifest) -> None:
     models = [declaring(manifest, 140.0), declaring(manifest, None, p99_ms=80.0)]
-    sizing = cluster_config.sized(models, max_replicas=5)
+    sizing = cluster_config.size(models, max_replicas=5)
     written = cluster_config.document(Plan("/registry", (), "127.0.0.1", 9000), sizing)
     (deployment,) = ServeDeploySchema.model_validate(written).applications[0].deployments
     scaling = AutoscalingConfig.model_validate(deployment.autoscaling_config)
@@ -88,28 +90,46 @@ def test_more_replicas_as_the_load_grows(manifest: Manifest) -> None:
     waiting = SimpleNamespace(aggregated_metrics={DRAIN_S: {"a": 0.1}, BUSY_SHARE: {"a": 0.1}})
     assert policy(waiting)[0] == pytest.approx(0.1 / 0.04), "half of the tightest p99"
     with pytest.raises(UserError, match=r"--max-replicas is 1, but the declared throughput takes 2"):
-        cluster_config.sized(models, max_replicas=1)
+        cluster_config.size(models, max_replicas=1)
 
 
 def test_a_throughput_without_a_measurement_is_refused(manifest: Manifest) -> None:
     unmeasured = msgspec.structs.replace(declaring(manifest, 70.0), online=None)
-    with pytest.raises(UserError, match="declares 70 requests a second, but holds no operating point"):
-        cluster_config.sized([unmeasured])
+    with pytest.raises(UserError, match="declares 70 requests per second, but has no operating point"):
+        cluster_config.size([unmeasured])
 
 
 def test_the_plan_survives_the_file(manifest: Manifest, tmp_path: Path) -> None:
     plan = Plan(
         "/registry",
-        (Choice("double", 3, follows=False, pinned=(3, 4)),),
+        (ServedModel("double", 3, follows=False, pinned=(3, 4)),),
         "127.0.0.1",
         9000,
         route=Route.PUBLIC,
         tls=TlsFiles(Path("/cert"), Path("/key")),
         tokens=tmp_path,
     )
-    written = cluster_config.text(cluster_config.document(plan, cluster_config.sized([manifest])))
+    written = cluster_config.text(cluster_config.document(plan, cluster_config.size([manifest])))
     arguments = msgspec.yaml.decode(written)["applications"][0]["args"]
     assert cluster_config.plan_of(arguments) == plan
+
+
+def test_a_file_that_was_written_before_names_were_moved_still_deploys() -> None:
+    """Written by a checkout in which these functions were in `serve.app`, `serve.hardening` and `serve.scaling`."""
+    document = msgspec.yaml.decode((Path(__file__).parents[1] / "golden" / "config_before_the_move.yaml").read_bytes())
+    schema = ServeDeploySchema.model_validate(document)
+    (application,) = schema.applications
+    assert application.import_path == "serve.app:deployed"
+    assert import_attr(application.import_path) is service.deployed
+    assert schema.grpc_options.grpc_servicer_functions == ["serve.hardening.add_services"]
+    assert import_attr("serve.hardening.add_services") is ray_patches.add_services
+    (deployment,) = application.deployments
+    policy = deployment.autoscaling_config["policy"]
+    assert policy["policy_function"] == "serve.scaling:Backlog"
+    assert isinstance(import_attr("serve.scaling:Backlog")(**policy["policy_kwargs"]), Backlog)
+    assert cluster_config.plan_of(application.args) == Plan(
+        "/registry", (ServedModel("double", 1),), "127.0.0.1", 9000, metrics_port=9100
+    )
 
 
 def test_arguments_of_another_release_are_refused() -> None:
@@ -161,7 +181,7 @@ def test_a_backlog_adds_a_replica(tmp_path: Path) -> None:
                 call.result()
 
 
-def test_the_option_is_for_a_config_alone(tmp_path: Path) -> None:
+def test_max_replicas_is_for_a_config_only(tmp_path: Path) -> None:
     publish(tmp_path / "registry", "double", scale(2.0), tmp_path)
     ran = serve("--registry", str(tmp_path / "registry"), "--max-replicas", "2")
     assert ran.returncode == 2

@@ -1,4 +1,4 @@
-"""What `serve.rayserve.ray_patches` changes, held against the pinned Ray: an upgrade that moves one of these places fails here."""
+"""What `serve.rayserve.ray_patches` changes in the pinned Ray."""
 
 import asyncio
 import logging
@@ -15,25 +15,27 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from grpc.aio._server import Server
 
 from protos import open_inference_pb2 as pb
-from serve.access.auth import Gate, Tokens, digest_of
+from serve import patches
+from serve.access.auth import Authenticator, AuthTokens, digest_of
 from serve.access.tls import TlsFiles, server_credentials
 from serve.models.hosting import Models
 from serve.plan import Plan
 from serve.rayserve import ray_patches
-from serve.transport import handlers
-from serve.transport.handlers import MAX_METADATA_BYTES, PUBLIC_DEADLINE
+from serve.transport import admission, grpc_patches
+from serve.transport.limits import MAX_METADATA_BYTES
+from serve.transport.public_route import PUBLIC_DEADLINE
 from serve.transport.servicer import Servicer
 from tests.certificates import issue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
+    import ray
     from ray._private import ray_constants, services, worker
     from ray._private.node import Node
     from ray._private.parameter import RayParams
-    from ray.serve._private import default_impl, grpc_util, node_port_manager
+    from ray.serve._private import default_impl, node_port_manager
     from ray.serve._private.grpc_util import start_grpc_server
     from ray.serve._private.proxy_state import ProxyStateManager
     from ray.serve.config import ProxyLocation, gRPCOptions
@@ -44,21 +46,12 @@ READY = "/inference.GRPCInferenceService/ServerReady"
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a test lets the module change is put back after it."""
-    for process in ("monitor", "api_server", "log_monitor"):
-        monkeypatch.setattr(Node, f"start_{process}", getattr(Node, f"start_{process}"))
-    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
-    monkeypatch.setattr(ProxyStateManager, "_resolved_proxy_location", ProxyStateManager._resolved_proxy_location)
-    monkeypatch.setattr(default_impl, "add_grpc_address", default_impl.add_grpc_address)
-    monkeypatch.setattr(grpc_util, "DEFAULT_GRPC_SERVER_OPTIONS", grpc_util.DEFAULT_GRPC_SERVER_OPTIONS)
-    monkeypatch.setattr(
-        grpc_util, "add_RayServeAPIServiceServicer_to_server", grpc_util.add_RayServeAPIServiceServicer_to_server
-    )
-    monkeypatch.setattr(grpc_util, "enable_server_reflection", grpc_util.enable_server_reflection)
-    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
-    monkeypatch.setattr(node_port_manager.PortAllocator, "release", node_port_manager.PortAllocator.release)
+    """What a test patches is restored after it."""
+    for patch in (*ray_patches.PATCHES, *grpc_patches.PATCHES):
+        owner, name = patches.owner_of(patch.target)
+        monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(ray_patches, "_servicer", None)
-    monkeypatch.setattr(ray_patches, "_natively", False)
+    monkeypatch.setattr(ray_patches, "_native", False)
 
 
 def free_port() -> int:
@@ -75,8 +68,8 @@ def listening_on(port: int) -> set[str]:
     }
 
 
-def with_serves_server(story: Callable[[Any, int], Awaitable[None]]) -> None:
-    """Run `story` with the server that a replica of Serve would start, and its port."""
+def with_server_of_serve(story: Callable[[Any, int], Awaitable[None]]) -> None:
+    """Run `story` with the server that a replica of Serve starts, and its port."""
 
     def by_serve(service_method: str, streaming_type: str) -> Callable[..., Any]:
         async def unary(request: bytes, context: Any) -> bytes:
@@ -106,9 +99,9 @@ async def ask_ready(port: int, timeout: float | None = None) -> bool:
     return pb.ServerReadyResponse.FromString(answer).ready
 
 
-def test_what_nobody_asks_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[bytes, bytes] = {}
-    store = SimpleNamespace(internal_kv_put=lambda key, value, *_: told.update({key: value}))
+def test_processes_that_do_nothing_here_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: dict[bytes, bytes] = {}
+    store = SimpleNamespace(internal_kv_put=lambda key, value, *_: stored.update({key: value}))
     monkeypatch.setattr(Node, "start_gcs_server", lambda _: None)
     monkeypatch.setattr(Node, "get_gcs_client", lambda _: store)
     monkeypatch.setattr(Node, "_write_cluster_info_to_kv", lambda _: None)
@@ -116,17 +109,26 @@ def test_what_nobody_asks_is_not_started(monkeypatch: pytest.MonkeyPatch) -> Non
     node._gcs_address, node._gcs_client, node._logs_dir, node.all_processes = None, None, "", {}
     node._ray_params = RayParams(no_monitor=False, include_dashboard=False, include_log_monitor=True)
 
-    ray_patches.start_less()
+    ray_patches.start_fewer_processes()
     node.start_head_processes()
     node.start_log_monitor()
 
     assert node.all_processes == {}
-    assert told == {ray_constants.DASHBOARD_ADDRESS.encode(): b"127.0.0.1:0"}
+    assert stored == {ray_constants.DASHBOARD_ADDRESS.encode(): b"127.0.0.1:0"}
     assert node.dashboard_agent_listen_port == 0
 
 
+def test_ray_reads_every_setting() -> None:
+    """Those for its core are tested below; the others are in its sources."""
+    unread = {name for name in ray_patches.environment(PLAN) if not re.fullmatch("RAY_[a-z_]+", name)}
+    for path in Path(ray.__file__).parent.rglob("*.py"):
+        source = path.read_text(errors="ignore")
+        unread -= {name for name in unread if f'"{name}"' in source}
+    assert unread == set()
+
+
 def test_rays_core_knows_its_settings() -> None:
-    """It passes over those that it does not know, without a word."""
+    """It ignores unknown ones silently."""
     settings = [name for name in ray_patches.environment(PLAN) if re.fullmatch("RAY_[a-z_]+", name)]
     assert settings
     with (
@@ -142,20 +144,20 @@ def test_a_worker_listens_on_loopback_and_no_proxy_is_started() -> None:
     async def story(_: Any, port: int) -> None:
         assert listening_on(port) == {"127.0.0.1"}
 
-    with_serves_server(story)
+    with_server_of_serve(story)
     manager = ProxyStateManager.__new__(ProxyStateManager)
     assert manager._resolved_proxy_location() is ProxyLocation.Disabled
 
 
 @pytest.mark.parametrize(("host", "found"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "::"), ("::1", "::1")])
-def test_a_replica_listens_where_it_is_told(host: str, found: str) -> None:
+def test_a_replica_listens_on_the_chosen_host(host: str, found: str) -> None:
     ray_patches.prepare_worker()
-    ray_patches.open_replica(host)
+    ray_patches.configure_server(host)
 
     async def story(_: Any, port: int) -> None:
         assert listening_on(port) == {found}
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
 def test_the_public_route_knows_the_deadline() -> None:
@@ -163,30 +165,30 @@ def test_the_public_route_knows_the_deadline() -> None:
         assert await ask_ready(port, timeout=5)
         assert not await ask_ready(port)
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
 def test_the_native_route_calls_our_servicer() -> None:
     models = Models(["double"])
-    ray_patches.answer_with(Servicer(models), natively=True)
+    ray_patches.set_servicer(Servicer(models), native=True)
 
     async def story(server: Any, port: int) -> None:
         assert not await ask_ready(port, timeout=5)
         models.health.set_serving("double")
         assert await ask_ready(port)
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
-SERVES_OWN = "/ray.serve.RayServeAPIService/ListApplications"
+LIST_APPLICATIONS = "/ray.serve.RayServeAPIService/ListApplications"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 REFLECT_ALPHA = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-NATIVELY = pytest.mark.parametrize("natively", [True, False], ids=["native", "public"])
+BOTH_ROUTES = pytest.mark.parametrize("native", [True, False], ids=["native", "public"])
 
 
-def one_token() -> Tokens:
-    return Tokens.parse(f"ci {digest_of('s3cret').hex()} double", "tokens")
+def one_token() -> AuthTokens:
+    return AuthTokens.parse(f"ci {digest_of('s3cret').hex()} double", "tokens")
 
 
 async def code_of(port: int, path: str, token: str = "", message: bytes = b"") -> grpc.StatusCode:
@@ -198,24 +200,24 @@ async def code_of(port: int, path: str, token: str = "", message: bytes = b"") -
         return await call.code()
 
 
-@NATIVELY
-def test_a_replica_answers_nothing_of_serves_own(natively: bool) -> None:
+@BOTH_ROUTES
+def test_a_replica_answers_nothing_of_serve_itself(native: bool) -> None:
     async def open_before(_: Any, port: int) -> None:
-        assert await code_of(port, SERVES_OWN) is grpc.StatusCode.OK
+        assert await code_of(port, LIST_APPLICATIONS) is grpc.StatusCode.OK
 
     async def closed_after(_: Any, port: int) -> None:
-        assert await code_of(port, SERVES_OWN) is grpc.StatusCode.UNIMPLEMENTED
+        assert await code_of(port, LIST_APPLICATIONS) is grpc.StatusCode.UNIMPLEMENTED
 
-    with_serves_server(open_before)
-    ray_patches.open_replica("127.0.0.1")
-    ray_patches.answer_with(Servicer(Models(["double"])), natively=natively)
-    with_serves_server(closed_after)
+    with_server_of_serve(open_before)
+    ray_patches.configure_server("127.0.0.1")
+    ray_patches.set_servicer(Servicer(Models(["double"])), native=native)
+    with_server_of_serve(closed_after)
 
 
-@NATIVELY
-def test_a_call_without_a_token_is_turned_away_before_serve_sees_it(natively: bool) -> None:
-    ray_patches.open_replica("127.0.0.1")
-    ray_patches.answer_with(Servicer(Models(["double"]), Gate(one_token)), natively=natively)
+@BOTH_ROUTES
+def test_a_call_without_a_token_is_refused_before_serve_sees_it(native: bool) -> None:
+    ray_patches.configure_server("127.0.0.1")
+    ray_patches.set_servicer(Servicer(Models(["double"]), Authenticator(one_token)), native=native)
 
     async def story(_: Any, port: int) -> None:
         for path in (READY, INFER, REFLECT, REFLECT_ALPHA):
@@ -225,13 +227,13 @@ def test_a_call_without_a_token_is_turned_away_before_serve_sees_it(natively: bo
         assert await code_of(port, REFLECT, "s3cret") is grpc.StatusCode.OK
         assert await code_of(port, "/grpc.health.v1.Health/Check") is grpc.StatusCode.OK
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
-@NATIVELY
-def test_a_message_that_never_comes_is_given_up(natively: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "BODY_TIMEOUT_S", 0.2)
-    ray_patches.answer_with(Servicer(Models(["double"])), natively=natively)
+@BOTH_ROUTES
+def test_a_message_that_never_arrives_ends_the_call(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "BODY_TIMEOUT_S", 0.2)
+    ray_patches.set_servicer(Servicer(Models(["double"])), native=native)
 
     async def story(_: Any, port: int) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -240,17 +242,17 @@ def test_a_message_that_never_comes_is_given_up(natively: bool, monkeypatch: pyt
             assert "did not arrive within 0.2 s" in await call.details()
         await ask_ready(port)
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
-@NATIVELY
-def test_a_replica_keeps_our_limits(natively: bool) -> None:
-    ray_patches.open_replica("127.0.0.1")
-    ray_patches.answer_with(Servicer(Models(["double"])), natively=natively)
+@BOTH_ROUTES
+def test_a_replica_keeps_our_limits(native: bool) -> None:
+    ray_patches.configure_server("127.0.0.1")
+    ray_patches.set_servicer(Servicer(Models(["double"])), native=native)
 
     async def story(_: Any, port: int) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            for _ in range(20):  # gRPC's own limit is soft from half of ours on: it would refuse one in two
+            for _ in range(20):  # gRPC's own limit would refuse at random from half of ours on
                 much = (("much", "x" * (MAX_METADATA_BYTES * 3 // 4)),)
                 assert await channel.unary_unary(READY)(b"", metadata=much, timeout=10) is not None
             call = channel.unary_unary(READY)(b"", metadata=(("much", "x" * 2 * MAX_METADATA_BYTES),), timeout=10)
@@ -258,15 +260,15 @@ def test_a_replica_keeps_our_limits(natively: bool) -> None:
             assert str(MAX_METADATA_BYTES) in await call.details()
         await ask_ready(port)
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
-@NATIVELY
-def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool, tmp_path: Path) -> None:
+@BOTH_ROUTES
+def test_a_replica_with_credentials_speaks_only_tls(native: bool, tmp_path: Path) -> None:
     issued = issue(tmp_path)
     files = TlsFiles(issued.server, issued.server_key)
-    ray_patches.open_replica("127.0.0.1", lambda: server_credentials(files))
-    ray_patches.answer_with(Servicer(Models(["double"])), natively=natively)
+    ray_patches.configure_server("127.0.0.1", lambda: server_credentials(files))
+    ray_patches.set_servicer(Servicer(Models(["double"])), native=native)
 
     async def story(_: Any, port: int) -> None:
         trusting = issued.channel_credentials(client=False)
@@ -274,13 +276,13 @@ def test_a_replica_speaks_tls_alone_where_it_is_told(natively: bool, tmp_path: P
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trusting) as channel:
             await channel.unary_unary(READY)(b"", timeout=10)
         assert await code_of(port, READY) is grpc.StatusCode.UNAVAILABLE
-        default_impl.add_grpc_address(grpc.aio.server(), "[::]:0")  # as Serve does again where a port is taken
+        default_impl.add_grpc_address(grpc.aio.server(), "[::]:0")  # as Serve does again if a port is taken
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
 def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve's range ends before its upper bound, and a port without quarantine is free again at once."""
+    """Serve's range excludes its upper bound, and without quarantine a port is free again at once."""
     environment = ray_patches.environment(PLAN)
     monkeypatch.setattr(
         node_port_manager, "RAY_SERVE_PORT_QUARANTINE_S", float(environment["RAY_SERVE_PORT_QUARANTINE_S"])
@@ -293,13 +295,12 @@ def test_a_replaced_replica_gets_its_port_back(monkeypatch: pytest.MonkeyPatch) 
     assert ports.allocate("c") == 9000
 
 
-def test_what_the_daemons_say_is_told_and_not_printed(
+def test_output_of_daemons_is_redirected_and_not_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
     monkeypatch.setattr(worker, "_internal_kv_initialized", lambda: False)
-    told: list[str] = []
-    ray_patches.hear_daemons(told.append)
+    lines: list[str] = []
+    ray_patches.redirect_daemon_output(lines.append)
     job, stopped = SimpleNamespace(binary=lambda: b"job"), threading.Event()
 
     def poll() -> tuple[str, dict[str, Any]]:
@@ -308,30 +309,30 @@ def test_what_the_daemons_say_is_told_and_not_printed(
 
     subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
     worker.listen_error_messages(SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=job), stopped)
-    assert told == ["a worker died"]
+    assert lines == ["a worker died"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_replica_shares_its_port_with_nobody() -> None:
+def test_no_other_server_can_share_the_port_of_a_replica() -> None:
     ray_patches.prepare_worker()
-    ray_patches.open_replica("127.0.0.1")
+    ray_patches.configure_server("127.0.0.1")
 
     async def story(_: Any, port: int) -> None:
         options = gRPCOptions(port=port, grpc_servicer_functions=["serve.rayserve.ray_patches.add_services"])
         with pytest.raises(RuntimeError, match="Failed to bind"):
             await start_grpc_server(lambda **_: None, options, event_loop=asyncio.get_running_loop())
 
-    with_serves_server(story)
+    with_server_of_serve(story)
 
 
-def test_a_port_that_something_else_held_is_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_another_program_used_is_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_port_manager.logger, "level", logging.ERROR)
     ray_patches.prepare_worker()
     ports = node_port_manager.PortAllocator(9000, 9001, "gRPC", "node")
     ports.release("a", ports.allocate("a"), block_port=True)
     with pytest.raises(node_port_manager.NoAvailablePortError):
         ports.allocate("b")
-    monkeypatch.setattr(ray_patches, "PORT_ASIDE_S", 0.0)
+    monkeypatch.setattr(ray_patches, "PORT_QUARANTINE_S", 0.0)
     other = node_port_manager.PortAllocator(9000, 9001, "gRPC", "node")
     other.release("a", other.allocate("a"), block_port=True)
     assert other.allocate("b") == 9000

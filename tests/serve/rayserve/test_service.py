@@ -3,26 +3,26 @@ import warnings
 import pytest
 
 from serve.plan import Plan
-from serve.served_versions import Choice
+from serve.served_versions import ServedModel
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
     from serve.rayserve.service import start_problem
 
-PLAN = Plan("registry", (Choice("double", 1),), "127.0.0.1", 9000, replicas=2)
+PLAN = Plan("registry", (ServedModel("double", 1),), "127.0.0.1", 9000, replicas=2)
 RAISED = "A replica failed to start with exception. Retrying. Error:\nTraceback (most recent call last):\n  File x\n"
 
 
 @pytest.mark.parametrize("message", ["", "\n", "Deploying app 'proveserve'.\n"])
-def test_what_goes_well_is_no_problem(message: str) -> None:
+def test_a_message_without_a_failure_is_no_problem(message: str) -> None:
     assert start_problem(message, PLAN) is None
-    told = start_problem(message, PLAN, gave_up=True)
-    assert told is not None
-    assert told.startswith("a replica did not start: ")
+    problem = start_problem(message, PLAN, gave_up=True)
+    assert problem is not None
+    assert problem.startswith("a replica did not start: ")
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "problem"),
     [
         ("optimize.errors.ArtifactError: double: was changed; export it again", "double: was changed; export it again"),
         (
@@ -41,5 +41,5 @@ def test_what_goes_well_is_no_problem(message: str) -> None:
         ),
     ],
 )
-def test_why_a_replica_did_not_start_is_one_line(raised: str, told: str) -> None:
-    assert start_problem(f"{RAISED}{raised}\n", PLAN) == told
+def test_why_a_replica_did_not_start_is_one_line(raised: str, problem: str) -> None:
+    assert start_problem(f"{RAISED}{raised}\n", PLAN) == problem

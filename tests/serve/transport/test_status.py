@@ -5,7 +5,7 @@ from optimize.errors import ArtifactError, InputError
 from optimize.runtime.batching import rejections
 from serve.metadata_keys import PUSHBACK_KEY
 from serve.models.refused import Refused
-from serve.transport import status
+from serve.transport.status import status_of
 
 
 @pytest.mark.parametrize(
@@ -22,15 +22,15 @@ from serve.transport import status
     ],
 )
 def test_each_failure_has_its_code(error: Exception, code: StatusCode) -> None:
-    assert status.of(error).code is code
+    assert status_of(error).code is code
 
 
-def test_the_unforeseen_is_told_nothing_about() -> None:
-    assert "/" not in status.of(RuntimeError("/usr/lib/secret.py line 3")).text
+def test_an_unexpected_error_reveals_nothing() -> None:
+    assert "/" not in status_of(RuntimeError("/usr/lib/secret.py line 3")).text
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
-    found = status.of(rejections.QueueFull("full", 0.25))
+def test_a_full_queue_says_when_to_retry() -> None:
+    found = status_of(rejections.QueueFull("full", 0.25))
     assert found.trailing_metadata == ((PUSHBACK_KEY, "250"),)
-    assert status.of(rejections.QueueFull("full", 0.0)).trailing_metadata == ((PUSHBACK_KEY, "1"),)
-    assert status.of(InputError("x")).trailing_metadata == ()
+    assert status_of(rejections.QueueFull("full", 0.0)).trailing_metadata == ((PUSHBACK_KEY, "1"),)
+    assert status_of(InputError("x")).trailing_metadata == ()

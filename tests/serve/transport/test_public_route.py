@@ -7,17 +7,17 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 
 from protos import open_inference_pb2 as pb
-from serve.access.auth import Gate, Tokens, digest_of
+from serve.access.auth import Authenticator, AuthTokens, digest_of
 from serve.models.hosting import Models
-from serve.transport.handlers import PublicMethods
+from serve.transport.public_route import PublicMethods
 from serve.transport.servicer import Servicer
 
-GATE = Gate(lambda: Tokens.parse(f"ci {digest_of('s3cret').hex()} double", "tokens"))
+AUTHENTICATOR = Authenticator(lambda: AuthTokens.parse(f"ci {digest_of('s3cret').hex()} double", "tokens"))
 
 
 class Replica(PublicMethods):
     def __init__(self) -> None:
-        self.servicer = Servicer(Models(["double", "triple"]), GATE)
+        self.servicer = Servicer(Models(["double", "triple"]), AUTHENTICATOR)
 
 
 class FromAProxy:
@@ -57,7 +57,7 @@ class FromAProxy:
         ("ModelReady", pb.ModelReadyRequest(name="double"), "s3cret", None),
     ],
 )
-def test_a_call_that_comes_by_a_proxy_meets_the_gate_in_the_replica(
+def test_a_call_that_comes_through_a_proxy_is_checked_in_the_replica(
     method: str, message: pb.ModelInferRequest, token: str, code: StatusCode | None
 ) -> None:
     replica, context = Replica(), FromAProxy(token)
