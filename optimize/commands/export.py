@@ -15,6 +15,7 @@ from optimize.commands.options import (
     JsonOption,
     VerboseOption,
 )
+from optimize.commands.report import print_evidence
 from optimize.errors import Exit, UserError
 from optimize.execution.isolation import DEFAULT_TIMEOUT_S
 
@@ -62,12 +63,13 @@ def export(  # noqa: PLR0913, PLR0917 - an argument for each option of the comma
     advice = _adviser(budget, registry.place, options.models)
     with progress.shown(verbose=verbose) as phases:
         results = _printed(pipeline.export(budget, options, phases), phases, advice, verbose=verbose)
-        _explain(results, phases, explain)
     findings = outputs.of_run(registry, results)
     if as_json:
         typer.echo(outputs.document(findings))
     for path in outputs.write(findings, report_to) if report_to else ():
         typer.echo(f"wrote {path}", err=True)
+    if explain is not None:
+        print_evidence(results, explain, to_stderr=True)
     return choice.worst(result.exit for result in results)
 
 
@@ -109,13 +111,6 @@ def _printed(
     return found
 
 
-def _explain(results: list["Result"], phases: "Phases", candidate: str | None) -> None:
-    from optimize.report import explained  # noqa: PLC0415
-
-    if candidate is not None:
-        phases.print(explained(results, candidate))
-
-
 def _adviser(budget: Path, registry: str, models: tuple[str, ...]) -> Callable[["Result"], NextCommands]:
     """What to run after each result, which knows the models that follow it."""
     from optimize import budgets  # noqa: PLC0415
@@ -135,7 +130,11 @@ def _next_commands(result: "Result", budget: Path, registry: str, ahead: list[st
     if result.exit in (Exit.USAGE, Exit.BROKEN) and not result.candidates:
         return found
     if result.winner is not None:
-        place = "" if registry == str(Path(DEFAULT_REGISTRY).absolute()) else f" --registry {shlex.quote(registry)}"
+        place = (
+            ""
+            if registry == str(Path(DEFAULT_REGISTRY).absolute())
+            else f" --registry {shlex.quote(_nearby(registry))}"
+        )
         follows = f"; {', '.join(ahead)} follow{'s' if len(ahead) == 1 else ''} here" if ahead else ""
         found.append((f"optimize serve{place}", f"serve {result.name} now{follows}"))
     if not result.release:
@@ -146,3 +145,8 @@ def _next_commands(result: "Result", budget: Path, registry: str, ahead: list[st
     if others:
         found.append((f"optimize report{which} --explain {shlex.quote(others[0])}", "why it did not win"))
     return found
+
+
+def _nearby(place: str) -> str:
+    """A folder below this one by its relative path, since that is shorter."""
+    return str(Path(place).relative_to(Path.cwd())) if Path(place).is_relative_to(Path.cwd()) else place

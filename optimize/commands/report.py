@@ -1,12 +1,16 @@
 """Report: what the last export found, as files or as one candidate's evidence."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from optimize.commands.options import DEFAULT_BUDGETS, BudgetFile, ExplainOption
 from optimize.errors import Exit
+
+if TYPE_CHECKING:
+    from optimize.manifest import Result
 
 
 def report(
@@ -24,12 +28,7 @@ def report(
 
     findings = outputs.collect(budget, tuple(model or ()))
     if explain is not None:
-        from rich.console import Console  # noqa: PLC0415
-
-        from optimize.report import explained  # noqa: PLC0415
-
-        for line in explained(findings.results, explain):
-            Console().print(line, soft_wrap=True)
+        print_evidence(findings.results, explain)
         return Exit.OK
     for name in findings.absent:
         typer.echo(
@@ -39,3 +38,18 @@ def report(
     for path in outputs.write(findings, output, outputs.FORMATS if only == "all" else (only,)):
         typer.echo(f"wrote {path}")
     return Exit.OK
+
+
+def print_evidence(results: Sequence["Result"], candidate: str, *, to_stderr: bool = False) -> None:
+    """Print all that was found of a candidate.
+
+    Raises:
+        UserError: No result has a candidate of that name.
+    """
+    from rich.console import Console  # noqa: PLC0415 - drawing, which `--help` does without
+
+    from optimize.report import explained  # noqa: PLC0415
+
+    console = Console(stderr=to_stderr)
+    for line in explained(results, candidate):
+        console.print(line, soft_wrap=True)
