@@ -22,7 +22,10 @@ from optimize.execution.isolation import DEFAULT_TIMEOUT_S
 if TYPE_CHECKING:
     from optimize.execution.progress import Phases
     from optimize.manifest import Result
+    from optimize.project import Project
 
+# What a serving process imports, so that it counts as the memory that a candidate needs.
+_SERVING_MODULES = ("ray", "grpc", "serve.rayserve.deployment")
 NextCommands = list[tuple[str, str]]
 
 
@@ -51,19 +54,19 @@ def export(  # noqa: PLR0913, PLR0917 - an argument for each option of the comma
     report_to: ReportOption = None,
 ) -> Exit:
     """Build cheaper variants, measure each against its budgets, and publish the winner."""
-    from optimize import pipeline  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
+    from optimize import pipeline, project  # noqa: PLC0415 - numpy and onnxruntime, which `--help` does without
     from optimize.execution import progress  # noqa: PLC0415
     from optimize.report import outputs  # noqa: PLC0415
     from optimize.tournament import choice  # noqa: PLC0415
 
     if quick and build_only:
         raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
-    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout)
-    registry = outputs.registry_of(budget)  # the file may be edited while an export runs
-    advice = _adviser(budget, registry.place, options.models)
+    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout, serving_modules=_SERVING_MODULES)
+    exported = project.read(budget)
+    advice = _adviser(exported, options.models)
     with progress.shown(verbose=verbose) as phases:
-        results = _printed(pipeline.export(budget, options, phases), phases, advice, verbose=verbose)
-    findings = outputs.of_run(registry, results)
+        results = _printed(pipeline.export(exported, options, phases), phases, advice, verbose=verbose)
+    findings = outputs.of_run(exported.registry, results)
     if as_json:
         typer.echo(outputs.document(findings))
     for path in outputs.write(findings, report_to) if report_to else ():
@@ -81,17 +84,19 @@ def validate(
     as_json: JsonOption = False,
 ) -> Exit:
     """Judge a published version again, on this machine."""
-    from optimize import pipeline  # noqa: PLC0415
+    from optimize import pipeline, project  # noqa: PLC0415
     from optimize.execution import progress  # noqa: PLC0415
     from optimize.report import outputs  # noqa: PLC0415
     from optimize.tournament import choice  # noqa: PLC0415
 
-    registry = outputs.registry_of(budget)
+    validated = project.read(budget)
+    options = pipeline.Options(tuple(model or ()), serving_modules=_SERVING_MODULES)
     with progress.shown(verbose=verbose) as phases:
-        validated = pipeline.validate(budget, pipeline.Options(tuple(model or ())), version, phases)
-        results = _printed(validated, phases, lambda _: [], verbose=verbose)
+        results = _printed(
+            pipeline.validate(validated, options, version, phases), phases, lambda _: [], verbose=verbose
+        )
     if as_json:
-        typer.echo(outputs.document(outputs.of_run(registry, results)))
+        typer.echo(outputs.document(outputs.of_run(validated.registry, results)))
     return choice.worst(result.exit for result in results)
 
 
@@ -111,15 +116,15 @@ def _printed(
     return found
 
 
-def _adviser(budget: Path, registry: str, models: tuple[str, ...]) -> Callable[["Result"], NextCommands]:
-    """What to run after each result, which knows the models that follow it."""
-    from optimize import budgets  # noqa: PLC0415
+def _adviser(exported: "Project", models: tuple[str, ...]) -> Callable[["Result"], NextCommands]:
+    """What to run after each result; it knows the models that follow."""
+    from optimize.budgets import chosen  # noqa: PLC0415
 
-    ahead = list(budgets.chosen(budgets.load(budget), models, budget))
+    ahead = list(chosen(exported.budgets, models, exported.path))
 
     def advice(result: "Result") -> NextCommands:
         ahead.remove(result.name)
-        return _next_commands(result, budget, registry, ahead)
+        return _next_commands(result, exported.path, exported.registry.place, ahead)
 
     return advice
 

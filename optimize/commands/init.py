@@ -1,4 +1,4 @@
-"""Init and doctor: a first budgets file, and what this machine can do."""
+"""Init: a first budgets file for a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,21 +26,3 @@ def init(
         raise UserError(f"{output}: cannot be written: {error.strerror}") from None
     typer.echo(f"wrote {output}; read it through, set your limits, then run: optimize export --budget {output}")
     return Exit.OK
-
-
-def doctor(
-    budget: Annotated[
-        Path | None,
-        typer.Option(help="A budgets file whose targets to look at; by default budgets.toml, if it is here."),
-    ] = None,
-) -> Exit:
-    """Say what this machine can build, run and measure, and which hardware the targets of a budgets file ask for."""
-    from optimize import budgets, doctor  # noqa: PLC0415
-
-    healthy, lines = doctor.diagnose()
-    for line in lines:
-        typer.echo(line)
-    if budget is not None or DEFAULT_BUDGETS.exists():
-        for line in doctor.asked(budgets.load(budget or DEFAULT_BUDGETS)):
-            typer.echo(line)
-    return Exit.OK if healthy else Exit.BROKEN
