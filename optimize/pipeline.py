@@ -1,6 +1,6 @@
 """The story of an export, in order: read, convert, take every candidate through its stages, choose, publish."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -42,15 +42,16 @@ Outcome = tuple[tuple[CandidateResult, ...], Winner | None]
 
 def export(
     project: Project, options: Options, progress: Progress | None = None, environment: Environment | None = None
-) -> list[Result]:
+) -> Iterator[Result]:
     """Export every requested model, each independently of the others, on this machine unless `environment` says otherwise.
+
+    Each result is given as soon as it is there.
 
     Raises:
         UserError: A requested model is not in the budgets file.
     """
-    return [
-        _exported(runner, project.registry, options) for runner in _runners(project, options, progress, environment)
-    ]
+    for runner in _runners(project, options, progress, environment):
+        yield _exported(runner, project.registry, options)
 
 
 def validate(
@@ -59,7 +60,7 @@ def validate(
     version: int | None,
     progress: Progress | None = None,
     environment: Environment | None = None,
-) -> list[Result]:
+) -> Iterator[Result]:
     """Judge a published version of each requested model (the current one by default) again.
 
     The judgement is kept with the version's manifest. A model without any version is exported, from what was built before.
@@ -67,8 +68,8 @@ def validate(
     Raises:
         UserError: A requested model is not in the budgets file.
     """
-    runners = _runners(project, options, progress, environment)
-    return [_validated(runner, project.registry, options, version) for runner in runners]
+    for runner in _runners(project, options, progress, environment):
+        yield _validated(runner, project.registry, options, version)
 
 
 def _runners(
@@ -114,9 +115,11 @@ def _validated(runner: StageRunner, registry: Registry, options: Options, versio
 def _run(runner: StageRunner, registry: Registry, options: Options) -> Outcome:
     """Every candidate's result, and the winner as published."""
     tournament = setup.prepare(runner, options.serving_modules)
+    tournament.enter("build")
     candidates, absent = entry.build_all(tournament)
     if options.build_only:
         return (*(candidate.result("built", "built, not measured") for candidate in candidates), *absent), None
+    tournament.enter("screen")
     tournament = setup.with_screened_baseline(tournament)
     if options.quick:
         screened = through(tournament, candidates, stages.screened)
@@ -127,6 +130,7 @@ def _run(runner: StageRunner, registry: Registry, options: Options) -> Outcome:
     )
     if found.best is None:
         return results, None
+    tournament.enter("publish")
     return results, _winner(registry, publish.publish(tournament, registry, found.best, results))
 
 
@@ -134,6 +138,7 @@ def _run_again(runner: StageRunner, registry: Registry, options: Options, manife
     """The result of one published version, which wins where it still meets every budget."""
     tournament = setup.prepare(runner, options.serving_modules)
     candidate = entry.published(tournament, registry, manifest)
+    tournament.enter("screen")
     tournament = setup.with_screened_baseline(tournament)
     tournament, found = _judged(tournament, registry, [candidate], stages.load_tested)
     results = choice.with_winner((_baseline(tournament), *found.results(runner.budgets)), found.name, found.lost)
@@ -146,10 +151,13 @@ def _judged(
     """Take the candidates through every stage, and choose the best that comes through the last one."""
     _announce(tournament, len(candidates))
     candidates = through(tournament, candidates, stages.screened)
+    tournament.enter("measure")
     tournament, candidates = with_noise(tournament, candidates)
     tournament = publish.with_current(tournament, registry)
     candidates = through(tournament, candidates, stages.measured)
+    tournament.enter("confirm")
     candidates = through(tournament, candidates, stages.confirmed)
+    tournament.enter("choose")
     return tournament, choose(tournament, candidates, last)
 
 
@@ -158,6 +166,7 @@ def _announce(tournament: Tournament, candidates: int) -> None:
     rows = sum(count for split, count in tournament.source.rows.items() if split != "calibration")
     call_ms = tournament.baseline.measurements["screen.p50_ms"].value
     ahead, seconds = estimate.steps(tournament.budgets, candidates, rows, call_ms)
+    tournament.runner.progress.expect(tournament.runner.name, seconds)
     tournament.note(f"ahead: {'; '.join(ahead)}. About {max(1, round(seconds / 60))} min, less what is cached")
 
 

@@ -183,6 +183,21 @@ class Registry:
     def _point_to(self, model: str, version: int) -> None:
         self._store.write(f"{_MODELS}/{model}/current", f"{version}\n".encode())
 
+    def copy(self, manifest: Manifest, target: "Registry") -> None:
+        """Copy a version into another registry, with all its files and what was found of it elsewhere, and make it current there.
+
+        Raises:
+            ArtifactError: A file is missing, its bytes have another digest, or the target cannot be written.
+        """
+        for blob in manifest.blobs:
+            target.put(self.blob(blob), blob.name)
+            target.blob(blob)
+        for entry in self._store.entries(f"{_MODELS}/{manifest.model}/{manifest.version}"):
+            data = None if entry.name.startswith(".") else self._store.read(entry.key)
+            if data is not None:
+                target._store.create(entry.key, data)
+        target.promote(manifest.model, manifest.version)
+
     def keep(self, result: Result) -> None:
         """Keep the outcome of an export for reports, in place of the earlier one; a partial run's never replaces a full one's."""
         if result.release or not self._holds_full(result.name):

@@ -1,17 +1,19 @@
-"""Pure: what an export found, told in several ways.
+"""Pure: what an export found, in several forms.
 
-    served      how a published version is to be run, and what it was found to keep on other machines
+    served      how to run a published version, and which budgets it keeps on other machines
     document    the JSON document of `--json`
-    terminal    lines for a terminal
+    terminal    a result for a terminal, within 100 columns
+    evidence    all that was found of one candidate, for a terminal
     markdown    a summary for CI
     page        one offline HTML page, with charts; imports the plotting library, so it is not imported here
 
-All of them start from `account`, which holds what is said of a result, and `wording`, which holds how a figure is said.
+All of them start from `account`, what a report says of a result, and `wording`, how it words a figure.
 """
 
 from optimize.report.document import as_json
+from optimize.report.evidence import explained, explanation
 from optimize.report.markdown import as_markdown
 from optimize.report.served import Served
 from optimize.report.terminal import as_lines
 
-__all__ = ["Served", "as_json", "as_lines", "as_markdown"]
+__all__ = ["Served", "as_json", "as_lines", "as_markdown", "explained", "explanation"]

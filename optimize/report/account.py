@@ -13,6 +13,7 @@ Tone = Literal["good", "bad", "open", "quiet"]
 """How a statement is coloured; its words say the same."""
 
 NOT_MEASURED = "not measured"
+NOT_BEST = "qualified, not best"
 SOURCE = "source"
 BUILT = "Built only: nothing was judged and nothing published."
 QUICK = "Quick run: not a release verdict. Candidates went through the screens alone, and nothing was published."
@@ -23,6 +24,13 @@ _NO_WINNER = {
     Exit.INCONCLUSIVE: ("Undecided: more measurements are needed", "open"),
     Exit.USAGE: ("The export could not be done: something must be mended first", "bad"),
     Exit.BROKEN: ("The run itself broke", "bad"),
+}
+_STATUSES = {
+    "over-budget": "over budget",
+    "screened-out": "screened out",
+    "inconclusive": "undecided",
+    "n/a": "does not apply",
+    "not-measured": NOT_MEASURED,
 }
 _TONES: dict[str, Tone] = {
     "winner": "good",
@@ -52,17 +60,28 @@ class Row(Struct, frozen=True):
 
 
 class Standing(Struct, frozen=True):
-    """One candidate: a row for each declared budget, rows for what else was measured, and why it is not the winner."""
+    """One candidate: its status in words, a row per declared budget, rows for other measurements, and why it is not the winner."""
 
     candidate: CandidateResult
-    held: tuple[Row, ...]
-    beside: tuple[Row, ...]
+    status: str
+    budgets: tuple[Row, ...]
+    others: tuple[Row, ...]
     why: tuple[str, ...]
 
     @property
+    def is_winner(self) -> bool:
+        """Whether it won."""
+        return self.candidate.status == "winner"
+
+    @property
+    def tone(self) -> Tone:
+        """How its status is coloured."""
+        return "quiet" if self.status == NOT_BEST else tone_of(self.candidate.status)
+
+    @property
     def shown(self) -> tuple[Row, ...]:
-        """The rows that evidence stands for: what was judged or is still open, then what was measured beside."""
-        return tuple(row for row in self.held if row.outcome) + self.beside
+        """The rows that have evidence: budgets that were judged or are still open, then other measurements."""
+        return tuple(row for row in self.budgets if row.outcome) + self.others
 
     @property
     def measured(self) -> bool:
@@ -97,11 +116,9 @@ class Account(Struct, frozen=True):
 
     @property
     def losers(self) -> tuple[Standing, ...]:
-        """Everyone but the winner and the source, which is no contender."""
+        """Every candidate but the winner; the source is none."""
         return tuple(
-            standing
-            for standing in self.standings
-            if standing.candidate.status != "winner" and standing.candidate.precision != SOURCE
+            standing for standing in self.standings if not standing.is_winner and standing.candidate.precision != SOURCE
         )
 
     @property
@@ -114,7 +131,7 @@ class Account(Struct, frozen=True):
     @property
     def winner(self) -> Standing | None:
         """The candidate that won."""
-        return next((standing for standing in self.standings if standing.candidate.status == "winner"), None)
+        return next((standing for standing in self.standings if standing.is_winner), None)
 
 
 def tone_of(word: str) -> Tone:
@@ -133,7 +150,7 @@ def account(result: Result, *, stale: bool = False) -> Account:
         tone=tone,
         warnings=_warnings(result, stale=stale),
         limits=declared,
-        standings=tuple(_standing(candidate, declared) for candidate in result.candidates),
+        standings=tuple(_standing(candidate, declared, result) for candidate in result.candidates),
         questions=tuple(
             question
             for candidate in result.candidates
@@ -188,18 +205,31 @@ def _contenders(result: Result) -> int:
     return sum(candidate.precision != SOURCE for candidate in result.candidates)
 
 
-def _standing(candidate: CandidateResult, declared: tuple[Limit, ...]) -> Standing:
+def _standing(candidate: CandidateResult, declared: tuple[Limit, ...], result: Result) -> Standing:
     verdicts = {verdict.budget: verdict for verdict in candidate.verdicts}
-    unmeasured = NOT_MEASURED if candidate.status == "inconclusive" else ""
+    status = _status(candidate, declared, result)
+    unmeasured = NOT_MEASURED if status == _STATUSES["inconclusive"] else ""
     return Standing(
         candidate=candidate,
-        held=tuple(_held(limit, verdicts.get(limit.key), unmeasured) for limit in declared),
-        beside=tuple(_beside(found) for found in candidate.measurements if found.key not in verdicts),
+        status=status,
+        budgets=tuple(_budget(limit, verdicts.get(limit.key), unmeasured) for limit in declared),
+        others=tuple(_other(found) for found in candidate.measurements if found.key not in verdicts),
         why=_why(candidate, declared),
     )
 
 
-def _held(limit: Limit, verdict: Verdict | None, unmeasured: str) -> Row:
+def _status(candidate: CandidateResult, declared: tuple[Limit, ...], result: Result) -> str:
+    """The status in words: a candidate that lacks only the load test, which the best alone gets, is not undecided."""
+    met = {verdict.budget for verdict in candidate.verdicts if verdict.verdict == "PASS"}
+    lacking = [limit.key for limit in declared if limit.key not in met]
+    judged = {verdict.budget for verdict in candidate.verdicts}
+    only_load = all(key.startswith("throughput.") and key not in judged for key in lacking)
+    if result.winner is not None and candidate.status in ("qualified", "inconclusive") and declared and only_load:
+        return NOT_BEST
+    return _STATUSES.get(candidate.status, candidate.status)
+
+
+def _budget(limit: Limit, verdict: Verdict | None, unmeasured: str) -> Row:
     if verdict is None:
         return Row(limit.key, title(limit.key), NONE, asked(limit), NONE, NONE, unmeasured, "")
     return Row(
@@ -214,7 +244,7 @@ def _held(limit: Limit, verdict: Verdict | None, unmeasured: str) -> Row:
     )
 
 
-def _beside(found: Measurement) -> Row:
+def _other(found: Measurement) -> Row:
     return Row(
         key=found.key,
         title=title(found.key),
@@ -237,7 +267,8 @@ def _why(candidate: CandidateResult, declared: tuple[Limit, ...]) -> tuple[str, 
         for verdict in candidate.verdicts
         if verdict.verdict == "FAIL" and verdict.observed is not None and verdict.budget in by_key
     ]
-    return tuple(lost) if lost and candidate.status == "over-budget" else (plain(candidate.reason), *lost)
+    reason = plain(candidate.reason).removeprefix("does not win: ")
+    return tuple(lost) if lost and candidate.status == "over-budget" else (reason, *lost)
 
 
 def _questions(candidate: CandidateResult, declared: tuple[Limit, ...], *, unmeasured: bool) -> list[Question]:

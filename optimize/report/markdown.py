@@ -83,7 +83,9 @@ def _cell(row: Row | None) -> str:
 
 
 def _winner(standing: Standing) -> list[str]:
-    rows = [(row.title, row.limit, row.observed, row.bounds, row.outcome, _text(row.evidence)) for row in standing.held]
+    rows = [
+        (row.title, row.limit, row.observed, row.bounds, row.outcome, _text(row.evidence)) for row in standing.budgets
+    ]
     return [*_table(("Budget", "Limit", "Observed", "Bounds", "Verdict", "Evidence"), rows), ""]
 
 
@@ -92,8 +94,8 @@ def _matrix(told: Account) -> list[str]:
     rows = [
         (
             _text(standing.candidate.name),
-            standing.candidate.status,
-            *map(_cell, standing.held),
+            standing.status,
+            *map(_cell, standing.budgets),
         )
         for standing in told.standings
     ]
@@ -101,7 +103,7 @@ def _matrix(told: Account) -> list[str]:
 
 
 def _loser(standing: Standing) -> str:
-    return f"- **{_text(standing.candidate.name)}** ({standing.candidate.status}): {_text('; '.join(standing.why))}"
+    return f"- **{_text(standing.candidate.name)}** ({standing.status}): {_text('; '.join(standing.why))}"
 
 
 def _run(result: Result) -> list[str]:

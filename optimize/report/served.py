@@ -86,7 +86,7 @@ def _judgement(found: Result, result: Result) -> Judgement:
         outcome=outcome if found.budgets == result.budgets else f"{outcome}, {JUDGED_OTHERWISE}",
         tone=tone,
         why=() if found.exit == Exit.OK else why,
-        rows={row.key: row for row in standing.held} if standing else {},
+        rows={row.key: row for row in standing.budgets} if standing else {},
     )
 
 

@@ -1,11 +1,14 @@
 """Figures in words: every number with its unit, its name for a reader, and how far it is from its limit."""
 
+from typing import Literal
+
 from optimize.budgets import Limit
 from optimize.manifest import CandidateResult, Verdict, about
 
 NONE = "—"
 """Stands where there is no figure to give."""
 
+CAPACITY = "throughput.capacity_qps"
 _TITLES = {
     "accuracy.max_drop": "Accuracy drop",
     "accuracy.min_agreement": "Agreement",
@@ -26,6 +29,13 @@ _TITLES = {
     "end_to_end.p50_ms": "p50 with preprocessing",
     "end_to_end.p99_ms": "p99 with preprocessing",
 }
+MARKS: dict[str, tuple[str, str]] = {
+    "PASS": ("✓", "green"),
+    "FAIL": ("✗", "red"),
+    "INCONCLUSIVE": ("?", "yellow"),
+}
+"""How a verdict is marked on a terminal, and in which colour."""
+
 _UNITS = {
     "ms": " ms",
     "mb": " MB",
@@ -60,7 +70,7 @@ def number(value: float) -> str:
 
 def quantity(key: str, value: float) -> str:
     """A value of the budget or measurement `key`, with its unit."""
-    return number(value) + _unit(key)
+    return number(value) + unit(key)
 
 
 def title(key: str) -> str:
@@ -73,7 +83,7 @@ def bounds(key: str, low: float | None, high: float | None) -> str:
     if low is not None and low == high:
         return NONE
     if low is not None and high is not None:
-        return f"{number(low)} to {number(high)}{_unit(key)}"
+        return f"{number(low)} to {number(high)}{unit(key)}"
     if high is not None:
         return f"at most {quantity(key, high)}"
     return f"at least {quantity(key, low)}" if low is not None else NONE
@@ -114,6 +124,43 @@ def short_names(candidates: tuple[CandidateResult, ...]) -> dict[str, str]:
     }
 
 
-def _unit(key: str) -> str:
+def unit(key: str) -> str:
+    """The unit of a key of budgets.toml, such as ` ms`; empty where it has none."""
     field = key.partition(".")[2]
     return next((unit for end, unit in _UNITS.items() if field == end or field.endswith(f"_{end}")), "")
+
+
+def sign(limit: Limit) -> str:
+    """The side of a limit that is right."""
+    return "≤" if limit.better == "lower" else "≥"
+
+
+def decisive(verdict: Verdict, better: Literal["lower", "higher"]) -> float | None:
+    """The bound that a PASS or a FAIL rests on: the one that is nearest to the limit."""
+    return verdict.high if (better == "lower") == (verdict.verdict == "PASS") else verdict.low
+
+
+def with_bound(verdict: Verdict, limit: Limit, capacity: float | None) -> str:
+    """An observed figure with the bound that its verdict rests on, both without their unit.
+
+    A rate is offered exactly, so one that was kept is shown with the estimate of the highest (`capacity`).
+    """
+    if verdict.observed is None:
+        return ""
+    if limit.key == "throughput.qps" and verdict.verdict == "PASS":
+        return "kept" if capacity is None else f"kept (up to {number(capacity)})"
+    observed = brief(verdict.observed, limit)
+    ends = [brief(bound, limit) for bound in (verdict.low, verdict.high) if bound is not None]
+    if not ends or verdict.low == verdict.high:
+        return observed
+    if verdict.verdict == "INCONCLUSIVE":
+        return f"{observed} ({' to '.join(ends)})"
+    bound = decisive(verdict, limit.better)
+    side = "≤" if bound == verdict.high else "≥"
+    return observed if bound is None else f"{observed} ({side} {brief(bound, limit)})"
+
+
+def brief(value: float, limit: Limit) -> str:
+    """Three significant digits, or as many as show that a value is not its limit."""
+    digits = next((n for n in range(3, 9) if float(f"{value:.{n}g}") != limit.value or value == limit.value), 9)
+    return number(value) if abs(value) >= 1000 else f"{value:.{digits}g}"

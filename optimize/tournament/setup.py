@@ -28,8 +28,10 @@ def prepare(runner: StageRunner, serving_modules: tuple[str, ...]) -> Tournament
         SourceError: The source or its samples cannot be used.
     """
     budgets = runner.budgets
+    runner.progress.phase(runner.name, "read")
     try:
         source, samples, digests = _read(runner)
+        runner.progress.phase(runner.name, "convert")
         preprocess = _preprocess(runner, source, DigestedPath(samples / f"{RAW}.npz", digests.get(RAW, "")))
         folder = _converted(runner, source, samples)
     except CandidateError as error:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from optimize.budgets import ModelBudgets
 from optimize.execution.keys import DigestedPath
+from optimize.execution.progress import Phase
 from optimize.execution.stage_runner import StageRunner
 from optimize.manifest import SessionOptions, Signature
 from optimize.source.loading import Source
@@ -55,3 +56,7 @@ class Tournament(Struct, frozen=True):
     def note(self, text: str) -> None:
         """Show one line that stays."""
         self.runner.progress.note(self.runner.name, text)
+
+    def enter(self, phase: Phase) -> None:
+        """Show that the steps that follow belong to a phase."""
+        self.runner.progress.phase(self.runner.name, phase)

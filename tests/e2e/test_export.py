@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from optimize import pipeline
 from optimize.convert import candidate_build
 from optimize.errors import ArtifactError
+from optimize.execution.progress import PHASES
 from optimize.manifest import Result, decode
 from optimize.measure import golden, interleaved
 from optimize.project import read
@@ -99,12 +100,29 @@ def test_manifest_keeps_the_contract(first: tuple[Path, Export]) -> None:
     assert manifest.golden.count == 8
 
 
-def test_tables_go_to_stderr_and_name_the_winner(first: tuple[Path, Export]) -> None:
-    _, found = first
-    assert f"winner: {found.model['winner']['candidate']}, version 1" in found.stderr
+def test_few_lines_of_progress_come_first_then_the_result_and_what_to_run_next(first: tuple[Path, Export]) -> None:
+    budget, found = first
+    progress, result, *rest = found.stderr.split("\n\n")
+    assert [line.split()[:2] for line in progress.splitlines()] == [["tiny", name] for name in PHASES]
+    headline, detail = result.splitlines()
+    assert headline == f"tiny: {found.model['winner']['candidate']} wins"
+    assert detail.startswith("  published as version 1; it keeps all ")
+    assert max(map(len, found.stderr.splitlines()[:-3])) <= 100
     assert "\x1b" not in found.stderr  # no terminal, no colours
-    for candidate in found.candidates:
-        assert candidate in found.stderr
+    heading, serve, *_ = rest[-1].splitlines()
+    assert heading == "Next:"
+    assert serve.split("  ")[1] == f"optimize serve --registry {budget.parent / 'artifacts'}"
+
+
+def test_verbose_and_explain_have_the_evidence(first: tuple[Path, Export], again: Path) -> None:
+    brief, verbose = export(again, "--explain", "fp32"), export(again, "--verbose")
+    evidence = "bytes in 1 file"
+    assert evidence not in first[1].stderr
+    assert (brief.stderr.count(evidence), verbose.stderr.count(evidence)) == (1, len(verbose.candidates) - 1)
+    assert "tiny: the ONNX graph answers as the source does" in verbose.stderr
+    unknown = export(again, "--explain", "fp8")
+    assert (unknown.code, unknown.model["exit"]) == (2, 0)
+    assert unknown.stderr.splitlines()[-1].startswith("error: --explain fp8: no such candidate; there are ")
 
 
 # A second run.
@@ -164,7 +182,7 @@ def test_impossible_budget_is_told_and_publishes_nothing(again: Path) -> None:
     }
     assert found.candidates[FP32]["reason"].startswith("size.mb is 0.002")
     assert registry(again).versions("tiny") == [1]
-    assert "no winner (exit 1)" in found.stderr
+    assert "tiny: No candidate keeps every budget" in found.stderr
 
 
 def test_changed_weights_redo_the_model(again: Path) -> None:
@@ -480,8 +498,9 @@ def test_samples_that_cannot_be_used_exit_2_with_one_line(
         changed_data(budget.parent, **change)
     found = export(budget, "--quick")
     assert (found.code, found.model["exit"], found.model["winner"]) == (2, 2, None)
-    (line,) = [line for line in found.stderr.splitlines() if told in line]
-    assert line.startswith("  no winner (exit 2): ")
+    assert found.stderr.splitlines()[-1].startswith("error: tiny: ")
+    assert told in found.stderr.splitlines()[-1]
+    assert "winner" not in found.stderr
     assert "Traceback" not in found.stderr
 
 
@@ -507,8 +526,9 @@ def test_source_that_cannot_be_used_exits_2_with_one_line(
     write(budget.parent / "tiny.onnx")
     found = export(budget)
     assert found.code == 2
-    (line,) = [line for line in found.stderr.splitlines() if told in line]
-    assert line.startswith("  no winner (exit 2): ")
+    assert found.stderr.splitlines()[-1].startswith("error: tiny: ")
+    assert told in found.stderr.splitlines()[-1]
+    assert "winner" not in found.stderr
 
 
 def test_models_are_exported_independently_and_the_worst_code_counts(again: Path) -> None:

@@ -24,6 +24,12 @@ class Lines:
     def __init__(self) -> None:
         self.shown: list[str] = []
 
+    def phase(self, _model: str, _name: str) -> None:
+        pass
+
+    def expect(self, _model: str, _seconds: float) -> None:
+        pass
+
     def step(self, _model: str, _text: str) -> AbstractContextManager[None]:
         return nullcontext()
 

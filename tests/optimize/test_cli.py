@@ -3,11 +3,15 @@ import os
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
 from optimize import budgets
+from optimize.registry import Registry
 from tests.optimize.model_refs import linear
 from tests.optimize.test_manifest import HEAVY
 from tests.published import identity, publish, scale
@@ -53,11 +57,17 @@ def test_help_names_every_command_and_is_quick() -> None:
         "versions",
         "promote",
         "rollback",
+        "pull",
         "gc",
     ]
     assert not [name for name in commands if f" {name} " not in done.stdout]
     # 0.4 s are promised on a quiet machine. Time on a processor says more than a clock on a busy one.
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.2
+
+
+def test_version_is_printed() -> None:
+    done = optimize("--version")
+    assert (done.returncode, done.stdout) == (0, f"proveserve {version('proveserve')}\n")
 
 
 def test_help_loads_no_heavy_library() -> None:
@@ -115,6 +125,14 @@ def test_unknown_model_exits_2_with_the_known_ones(tmp_path: Path, command: str)
     assert line.startswith("error: ")
     assert "b is not in" in line
     assert line.endswith("a")
+
+
+def test_source_that_cannot_be_used_exits_2_with_one_error(tmp_path: Path) -> None:
+    (tmp_path / "budgets.toml").write_text(GOOD)
+    done = optimize("export", "--budget", tmp_path / "budgets.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert one_line(done.stderr).startswith("error: a: ")
+    assert "a.onnx" in done.stderr
 
 
 def test_quick_and_build_only_exclude_each_other(tmp_path: Path) -> None:
@@ -177,6 +195,96 @@ def test_versions_promote_and_rollback(published: Path) -> None:
     assert [line[0] for line in listed() if line[-1] == "current"] == ["1"]
     assert optimize("promote", "net", 2, "--registry", published).stdout == "net: version 2 is current\n"
     assert [line[0] for line in listed() if line[-1] == "current"] == ["2"]
+
+
+def test_versions_without_a_name_lists_every_model(published: Path, tmp_path: Path) -> None:
+    publish(published, "other", identity(), tmp_path)
+    done = optimize("versions", "--registry", published)
+    listed = [line.split() for line in done.stdout.splitlines()]
+    assert [(line[:2], line[-1] == "current") for line in listed] == [
+        (["net", "1"], False),
+        (["net", "2"], True),
+        (["other", "1"], True),
+    ]
+    (published / "models" / "net" / "2" / "manifest.json").write_text("{")
+    done = optimize("versions", "--registry", published)
+    assert (done.returncode, [line.split()[:2] for line in done.stdout.splitlines()]) == (
+        4,
+        [["net", "1"], ["other", "1"]],
+    )
+
+
+def test_versions_of_an_empty_registry_exits_4_with_one_line(tmp_path: Path) -> None:
+    done = optimize("versions", "--registry", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "nothing is published in " in one_line(done.stderr)
+
+
+def answers(registry: Path, model: str) -> list[float]:
+    """What the current version in a registry answers to 1, 2, 3, 4."""
+    store = Registry(registry)
+    manifest = store.load(model)
+    session = InferenceSession(store.model_file(manifest), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.array([[1, 2, 3, 4]], np.float32)})
+    return found[0].tolist()
+
+
+def test_pull_makes_a_registry_of_one_version(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "edge" / "pulled"
+    done = optimize("pull", "net@1", folder, "--registry", published)
+    assert done.stdout == f"net: version 1 is in {folder}; serve it with: optimize serve --registry {folder}\n"
+    assert (answers(folder, "net"), answers(published, "net")) == ([1, 2, 3, 4], [2, 4, 6, 8])
+    manifest = "models/net/1/manifest.json"
+    assert (folder / manifest).read_bytes() == (published / manifest).read_bytes()
+    listed = optimize("versions", "--registry", folder).stdout.splitlines()
+    assert [(line.split()[:2], line.split()[-1]) for line in listed] == [(["net", "1"], "current")]
+    blobs = {blob.digest for blob in Registry(folder).load("net").blobs}
+    assert {path.name for path in (folder / "blobs" / "sha256").iterdir()} == blobs
+
+
+def test_pull_without_a_number_takes_the_current_version(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert optimize("pull", "net", tmp_path / "empty", "--registry", published).returncode == 0
+    assert answers(tmp_path / "empty", "net") == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("net@9", 4, "net: no version 9 in"),
+        ("other", 4, "other: no current version in"),
+        ("net@two", 2, "net@two: names no version; wanted MODEL or MODEL@N, such as net@2"),
+        ("net@", 2, "net@: names no version"),
+    ],
+)
+def test_pull_of_a_version_that_is_not_there_writes_nothing(
+    published: Path, tmp_path: Path, model: str, code: int, message: str
+) -> None:
+    done = optimize("pull", model, tmp_path / "pulled", "--registry", published)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in one_line(done.stderr)
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_pull_of_a_damaged_file_leaves_nothing_half_written(published: Path, tmp_path: Path) -> None:
+    blob = Registry(published).load("net", 1).golden.blob
+    (published / "blobs" / "sha256" / blob.digest).write_bytes(b"other bytes")
+    before = set(tmp_path.iterdir())
+    done = optimize("pull", "net@1", tmp_path / "pulled", "--registry", published)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the file was changed or damaged" in one_line(done.stderr)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_pull_into_a_folder_that_holds_something_changes_nothing(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "pulled").mkdir()
+    (tmp_path / "pulled" / "mine").write_text("mine")
+    done = optimize("pull", "net@1", tmp_path / "pulled", "--registry", published)
+    assert (done.returncode, one_line(done.stderr)) == (
+        2,
+        f"error: {tmp_path}/pulled: is there already; name a new folder",
+    )
+    assert [path.name for path in (tmp_path / "pulled").iterdir()] == ["mine"]
 
 
 def test_versions_lists_the_whole_ones_beside_a_damaged_one(published: Path) -> None:

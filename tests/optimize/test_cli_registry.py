@@ -13,6 +13,7 @@ from optimize.registry import Registry
 from serve.client import Client
 from tests import exporting
 from tests.objectstore import Store
+from tests.optimize.registry.publishing import overwrite_blob
 from tests.published import identity, publish, scale
 from tests.serving import started
 
@@ -49,6 +50,26 @@ def test_versions_promote_rollback_and_gc(published: str) -> None:
     assert current() == ["2"]
     done = optimize("gc", "--registry", published, "--older-than", 0)
     assert done.stdout == "deleted 0 files that no version names\n"
+
+
+def test_pulled_version_is_served_without_the_bucket(published: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pulled"
+    optimize("pull", "net@1", folder, "--registry", published)
+    assert [line.split()[:2] for line in optimize("versions", "--registry", folder).stdout.splitlines()] == [
+        ["net", "1"]
+    ]
+    command = [str(OPTIMIZE), "serve", "--registry", str(folder), "--port", "0"]
+    with started(command, tmp_path, 1) as service, Client(service.address) as client:
+        prediction = client.infer("net", {"x": np.ones((1, 4), np.float32)}, timeout_s=30)
+    assert (prediction.version, float(prediction.outputs["y"][0, 0])) == ("1", 2.0)
+
+
+def test_damaged_object_is_not_pulled(published: str, tmp_path: Path) -> None:
+    blob = Registry(published).load("net", 1).golden.blob
+    overwrite_blob(Registry(published), blob, b"other bytes")
+    done = optimize("pull", "net@1", tmp_path / "pulled", "--registry", published, code=4)
+    assert "the file was changed or damaged" in done.stderr
+    assert not list(tmp_path.glob("*pulled*"))
 
 
 @pytest.mark.parametrize("command", [("versions", "net"), ("promote", "net", 1), ("gc",), ("serve",)])

@@ -39,9 +39,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("project")
     budget = Path(shutil.copy(GOLDEN / "budgets.toml", folder))
     stages = FakeStages(CANDIDATES, noise=0.004)
-    results = pipeline.export(read(budget), pipeline.Options(), environment=stages.environment())
+    results = list(pipeline.export(read(budget), pipeline.Options(), environment=stages.environment()))
     elsewhere = stages.environment(machine=Machine("Other CPU", 4, 16000, ()))
-    judged = pipeline.validate(read(budget), pipeline.Options(("rich", "plain")), None, environment=elsewhere)
+    judged = list(pipeline.validate(read(budget), pipeline.Options(("rich", "plain")), None, environment=elsewhere))
     registry = Registry(folder / "artifacts")
     outputs.write(outputs.collect(budget), folder, ("json", "md"))
     texts = {

@@ -15,7 +15,7 @@ PRINT_ALL = """
 import json, typer
 from typer.testing import CliRunner
 from optimize import cli
-cli.add_commands_above()
+cli.add_commands()
 names = ["", *typer.main.get_command(cli.app).commands]
 runs = [CliRunner().invoke(cli.app, [*name.split(), "--help"], prog_name="optimize") for name in names]
 print(json.dumps([run.output for run in runs]))

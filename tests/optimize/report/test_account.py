@@ -73,19 +73,19 @@ def test_failure_to_observe_leaves_the_reason_standing() -> None:
     unseen = candidate("fp32@x", "over-budget", "answers NaN", verdicts=(verdict("accuracy.max_drop", None, "FAIL"),))
     (standing,) = account(results.result("m", unseen)).losers
     assert standing.why == ("answers NaN",)
-    assert standing.held[0].observed == "—"
+    assert standing.budgets[0].observed == "—"
 
 
 def test_every_declared_budget_has_a_row_for_every_candidate() -> None:
     told = account(results.won())
     keys = [limit.key for limit in told.limits]
-    assert all([row.key for row in standing.held] == keys for standing in told.standings)
+    assert all([row.key for row in standing.budgets] == keys for standing in told.standings)
 
 
 def test_row_says_observed_limit_bounds_n_verdict_and_evidence() -> None:
     winner = account(results.won()).winner
     assert winner is not None
-    row = next(row for row in winner.held if row.key == "latency.p99_ms")
+    row = next(row for row in winner.budgets if row.key == "latency.p99_ms")
     assert (row.title, row.observed, row.limit) == ("Latency p99", "14 ms", "at most 40 ms")
     assert (row.bounds, row.n, row.outcome) == ("13.72 to 14.28 ms", "1,234", "PASS")
     assert row.evidence == "evidence of latency.p99_ms"
@@ -105,9 +105,9 @@ def test_what_was_left_unmeasured_on_purpose_is_no_question(made: Result) -> Non
 
 def test_unmeasured_budget_is_marked_only_for_who_may_still_win() -> None:
     open_one = account(results.inconclusive()).standings[0]
-    assert [row.outcome for row in open_one.held].count("not measured") == 4
+    assert [row.outcome for row in open_one.budgets].count("not measured") == 4
     absent = next(s for s in account(results.won()).standings if s.candidate.status == "n/a")
-    assert {row.outcome for row in absent.held} == {""}
+    assert {row.outcome for row in absent.budgets} == {""}
     assert (absent.shown, absent.measured) == ((), False)
 
 

@@ -1,4 +1,4 @@
-"""The JSON document and the terminal's lines."""
+"""The JSON document."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from optimize.manifest import Status
-from optimize.report import as_json, as_lines
+from optimize.report import as_json
 from tests.optimize.report import results
 
 
@@ -54,18 +54,6 @@ def test_nothing_published_has_no_points_and_no_judgements() -> None:
 def test_no_winner_is_null() -> None:
     (model,) = json.loads(as_json([results.broken()]))["models"]
     assert (model["winner"], model["exit"], model["candidates"]) == (None, 2, [])
-
-
-def test_lines_tell_every_candidate_and_the_outcome() -> None:
-    lines = as_lines([results.won(), results.quick(), results.broken()])
-    assert any(line.split()[:2] == ["int8-dynamic@onnxruntime-cpu", "winner"] for line in lines)
-    assert "  winner: int8-dynamic@onnxruntime-cpu, version 3, /registry/models/sentiment/3/manifest.json" in lines
-    assert "  quick run: screens only, not a release verdict" in lines
-    assert lines[-1] == "  no winner (exit 2): models.py:model: no such file"
-
-
-def test_lines_send_a_terminal_no_control_characters() -> None:
-    assert all(line.isprintable() for line in as_lines([results.hostile()]))
 
 
 @pytest.mark.parametrize("heavy", ["altair", "vl_convert", "jinja2", "numpy", "torch", "onnxruntime"])

@@ -40,7 +40,7 @@ def test_several_models_start_with_a_table_of_outcomes() -> None:
 def test_summary_holds_candidates_losers_and_what_would_settle_the_open_ones() -> None:
     text = as_markdown([results.won(), results.inconclusive()])
     assert "| int8-dynamic@onnxruntime-cpu | winner | 0.0004 PASS |" in text
-    assert "- **fp32@onnxruntime-cpu** (over-budget): Size is 91 MB: 51 MB (127%) over its limit of 40 MB;" in text
+    assert "- **fp32@onnxruntime-cpu** (over budget): Size is 91 MB: 51 MB (127%) over its limit of 40 MB;" in text
     assert "- **int8-dynamic@onnxruntime-cpu**, Accuracy drop: 1,234 samples so far; about 4,378 in all" in text
     assert "2 cores, 16,000 MB, with proveserve 0.1.0" in text
 
