@@ -1,9 +1,11 @@
 """Options of the whole suite."""
 
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # Started in the background, a shell's children ignore Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,3 +20,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--address",
         help="HOST:PORT of a running server that holds tests.conformance.models: run the blackbox cases against it, too",
     )
+
+
+START_PROCESSES = ("tests/e2e/", "tests/conformance/", "tests/loadtest/", "tests/serve/")
+SHARE_A_SERVICE = {
+    "tests/conformance/test_blackbox.py": "the service of tests.conformance.models",
+    "tests/conformance/test_equivalence.py": "the service of tests.conformance.models",
+    "tests/conformance/test_limits.py": "the service of tests.conformance.models",
+}
+"""Files whose tests call the same service, and its name."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(START_PROCESSES))
+
+
+class FilesAndServices(LoadFileScheduling):
+    """A worker runs all tests of a file, and of the files that share a service, so that each fixture is set up once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return SHARE_A_SERVICE.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndServices:
+    return FilesAndServices(config, log)

@@ -61,10 +61,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every blackbox case runs on a bare server, on both routes of Ray Serve, behind HAProxy, and on an address that is given."""
     if "server" in metafunc.fixturenames:
         given = ["address"] if metafunc.config.getoption("--address") else []
-        metafunc.parametrize("server", ["bare", *SERVED, *given], indirect=True, scope="session")
+        metafunc.parametrize("server", ["bare", *SERVED, *given], indirect=True, scope="package")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(request: pytest.FixtureRequest, registry: Path) -> Iterator[Target]:
     if request.param == "address":
         yield Target(request.config.getoption("--address"))
