@@ -33,7 +33,7 @@ demo: setup
 # Most tests wait for processes that they start: three at once keep two cores busy. Those that measure time then run alone.
 test: setup
 	status=0; \
-	$(BIN)/pytest -n 3 -m 'not slow and not alone' || status=$$?; \
+	$(BIN)/pytest -n 3 --no-loadscope-reorder -m 'not slow and not alone' || status=$$?; \
 	$(BIN)/pytest -m 'not slow and alone' || status=$$?; \
 	exit $$status
 

@@ -25,7 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 START_PROCESSES = ("tests/e2e/", "tests/conformance/", "tests/loadtest/", "tests/serve/")
 SHARE_A_SERVICE = {
     "tests/conformance/test_blackbox.py": "the service of tests.conformance.models",
-    "tests/conformance/test_equivalence.py": "the service of tests.conformance.models",
     "tests/conformance/test_limits.py": "the service of tests.conformance.models",
 }
 """Files whose tests call the same service, and its name."""

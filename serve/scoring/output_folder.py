@@ -134,7 +134,7 @@ class Folder:
 
 @contextmanager
 def held(path: Path, job: Job) -> Iterator[Folder]:
-    """Claim the folder for a job, new or begun, for as long as the context lasts.
+    """Claim the folder for a job, new or begun, for as long as the context lasts; half-written parts are removed at both ends.
 
     Raises:
         UserError: The folder belongs to a different job, or another process works on it.
@@ -146,7 +146,10 @@ def held(path: Path, job: Job) -> Iterator[Folder]:
         if problem is not None:
             raise UserError(f"{path}: the job there was begun with {problem}; name another folder with --output")
         _sweep(path)
-        yield Folder(path)
+        try:
+            yield Folder(path)
+        finally:
+            _sweep(path)
 
 
 def _begin(path: Path, job: Job) -> None:

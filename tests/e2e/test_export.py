@@ -299,10 +299,10 @@ def test_hang_abort_and_memory_cost_their_candidates_alone(tmp_path: Path, monke
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(candidate_build, "build", saboteur.build)
     budget = project(tmp_path / "project", precisions=["fp32", "fp16", "int8-dynamic", "int8-static"])
-    options = pipeline.Options(quick=True, timeout_s=8.0, memory_mb=1500)
+    options = pipeline.Options(quick=True, timeout_s=15.0, memory_mb=1500)
     (result,) = pipeline.export(read(budget), options)
     found = {trial.name: (trial.status, trial.reason) for trial in result.candidates}
-    assert found[FP16] == ("failed", "did not finish within its time limit of 8 s")
+    assert found[FP16] == ("failed", "did not finish within its time limit of 15 s")
     assert found[DYNAMIC] == ("failed", "its process was killed by SIGABRT")
     status, reason = found[INT8]
     assert status == "failed"
@@ -318,7 +318,7 @@ def is_duel(record: Path) -> bool:
 def dueling(budget: Path, monkeypatch: pytest.MonkeyPatch, duel: Any, **options: Any) -> Result:
     """The export with other duels, all of which it has to hold again."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(interleaved, "duel", duel)
+    monkeypatch.setattr(interleaved, "time_interleaved", duel)
     held = [record for record in (budget.parent / "artifacts" / ".cache" / "measured").iterdir() if is_duel(record)]
     assert held
     for record in held:

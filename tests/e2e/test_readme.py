@@ -69,6 +69,7 @@ def check_clients(folder: Path, address: str, scratch: Path) -> None:
     assert ours == " ".join(["digits:", *map(str, digits)])
 
 
+@pytest.mark.alone
 def test_the_loop_closes(folder: Path, tmp_path: Path) -> None:
     steps = commands()
 

@@ -77,7 +77,19 @@ def test_what_a_killed_worker_was_writing_is_gone_from_a_finished_folder(tmp_pat
         for task in TASKS:
             write_part(tmp_path, task, rows(task))
         folder.finish(SUMMARY)
-    assert names(tmp_path) == [SUCCESS_FILE, JOB_FILE, "part-00000.parquet", "part-00001.parquet"]
+        assert names(tmp_path) == [SUCCESS_FILE, JOB_FILE, "part-00000.parquet", "part-00001.parquet"]
+
+
+def test_what_a_worker_was_writing_is_gone_after_an_interrupt(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with held(tmp_path, JOB):
+            write_part(tmp_path, TASKS[0], rows(TASKS[0]))
+            (tmp_path / ".tmp-7-part-00001.parquet").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == [JOB_FILE, "part-00000.parquet"]
 
 
 def test_finished_summary_stays(tmp_path: Path) -> None:
@@ -136,7 +148,8 @@ def test_folder_is_held_by_one_process(tmp_path: Path) -> None:
 
 def test_strays_of_a_killed_job_are_removed(tmp_path: Path) -> None:
     with held(tmp_path, JOB):
-        (tmp_path / ".tmp-77-part-00000.parquet").write_bytes(b"half")
+        pass
+    (tmp_path / ".tmp-77-part-00000.parquet").write_bytes(b"half")
     with held(tmp_path, JOB):
         assert names(tmp_path) == [JOB_FILE]
 
