@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
+import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,9 +17,11 @@ from typing import Any
 import grpc
 import psutil
 
+from optimize.errors import UserError
 from optimize.registry import Registry
 from serve.access.auth import Authenticator
 from serve.models.hosting import Models
+from serve.processes import ports
 from serve.transport.limits import MAX_MESSAGE_BYTES, SERVER_LIMITS
 from serve.transport.native_handlers import add_services
 from serve.transport.reflection import add_reflection
@@ -30,6 +32,8 @@ COMMAND = (str(Path(sys.executable).with_name("optimize")),)
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 PATIENCE_S = 20.0
+FIRST_PORT, LAST_PORT = 10_000, 32_767
+MOST_REPLICAS = 4
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -105,11 +109,13 @@ def bare(
         loop.close()
 
 
-def free_port() -> int:
-    """A port of loopback that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """The first of so many free ports in a row, below the range for outgoing connections, so that no other test takes one."""
+    while True:
+        # In every worker, pytest-randomly seeds `random` with the same number.
+        first = random.SystemRandom().randrange(FIRST_PORT, LAST_PORT - count)
+        with contextlib.suppress(UserError):
+            return ports.free("127.0.0.1", first, count)
 
 
 @dataclass
@@ -136,9 +142,9 @@ class Served:
 def served(registry: Path, *arguments: str) -> Iterator[Served]:
     """`optimize serve` on a free port, until the block ends; its log is then checked against the golden lines."""
     models = arguments.count("--model") or len(Registry(registry).models())
-    with started(
-        [*COMMAND, "serve", "--registry", str(registry), "--port", "0", *arguments], registry, models
-    ) as service:
+    port = free_port(2 * MOST_REPLICAS)
+    listening = ["--port", str(port), "--metrics-port", str(port + MOST_REPLICAS)]
+    with started([*COMMAND, "serve", "--registry", str(registry), *listening, *arguments], registry, models) as service:
         yield service
     log_lines.check(service.output)
 

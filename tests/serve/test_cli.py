@@ -10,11 +10,10 @@ from optimize.errors import UserError
 from serve import cli
 from serve.access.tls import TlsFiles
 from serve.plan import Frontend, Plan
-from serve.processes import ports
 from serve.served_versions import ServedModel
 from tests.certificates import issue
 from tests.published import publish, scale
-from tests.serving import COMMAND
+from tests.serving import COMMAND, free_port
 
 
 def test_replicas_without_a_core_each_are_refused(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_behind_haproxy_the_replicas_are_on_loopback_in_the_clear_at_the_ports_a
 
 @pytest.mark.parametrize(("ahead", "in_front"), [(0, False), (1, False), (-1, False), (2, True)])
 def test_metrics_at_the_ports_of_calls_are_refused(ahead: int, in_front: bool) -> None:
-    first = ports.free("127.0.0.1", 0, 4) + 1
+    first = free_port(5) + 1
     plan = Plan("", (), "127.0.0.1", first, replicas=2, metrics_port=first + ahead)
     with pytest.raises(UserError, match=f"are among those of calls, {first} to {first + 1 + in_front}; choose others"):
         cli.with_ports(plan, in_front=in_front)

@@ -9,6 +9,7 @@ import pytest
 from optimize.errors import UserError
 from serve.processes import ports
 from serve.processes.process_reaper import MARK
+from tests.serving import free_port
 
 LISTENER = """
 import socket, sys
@@ -23,9 +24,9 @@ with socket.socket() as held:
 def test_a_port_in_use_is_refused_even_if_it_can_be_shared() -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(("127.0.0.1", 0))
+        port = free_port(2) + 1
+        other.bind(("127.0.0.1", port))
         other.listen()
-        port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use by .*process {os.getpid()}"):
             ports.free("127.0.0.1", port, 1)
         with pytest.raises(UserError, match=f"port {port} on 127.0.0.1 is in use"):
