@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from loadtest.arrivals import Seconds
+from optimize.statistics.arrivals import Seconds
 from serve.client.connection import Connection
 
 PLAN_FILE = "plan.msgpack"

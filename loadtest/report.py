@@ -10,10 +10,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from loadtest.arrivals import Arrivals, Seconds
 from loadtest.results import Calls
 from loadtest.verdict import Generator
 from optimize.manifest import Outcome, Verdict
+from optimize.statistics.arrivals import Arrivals, Seconds
 from optimize.statistics.blocks import split_blocks
 from optimize.statistics.percentile import min_calls
 from optimize.statistics.quantile import quantile

@@ -10,8 +10,8 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.arrivals import Seconds
 from optimize.execution import atomic
+from optimize.statistics.arrivals import Seconds
 
 OK = 0
 NO_ANSWER = -1

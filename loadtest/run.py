@@ -2,8 +2,6 @@
 
 import datetime as dt
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from loadtest import payloads, plan, report, results, service, verdict
-from loadtest.arrivals import Arrivals, Seconds, schedule
 from optimize.budgets import ModelBudgets
 from optimize.errors import Exit, ProveserveError, UserError
-from optimize.execution import atomic
+from optimize.execution import atomic, child_process
+from optimize.statistics.arrivals import Arrivals, Seconds, schedule
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 from serve.client.connection import Connection
 
@@ -145,15 +143,9 @@ def _offer(offered: plan.Plan, settings: Settings, progress: Progress) -> result
 def _generate(folder: Path, token: str, limit_s: float, progress: Progress) -> None:
     log = folder / "log.txt"
     with log.open("wb") as sink:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "loadtest.user", str(folder), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            # libev's timers are as fine as its backend's: select wakes to the microsecond, epoll to the millisecond.
-            env=os.environ | {"GEVENT_BACKEND": "select", plan.TOKEN_VARIABLE: token},
-            start_new_session=True,  # Ctrl-C comes to this process alone, which ends the generator
-        )
+        # libev's timers are as fine as its backend's: select wakes to the microsecond, epoll to the millisecond.
+        environment = os.environ | {"GEVENT_BACKEND": "select", plan.TOKEN_VARIABLE: token}
+        child = child_process.start("loadtest.user", [str(folder)], sink, flags=["-P"], environment=environment)
     started = time.monotonic()
     try:
         while child.poll() is None:
@@ -165,8 +157,7 @@ def _generate(folder: Path, token: str, limit_s: float, progress: Progress) -> N
             progress(elapsed_s)
             time.sleep(_POLL_S)
     finally:
-        child.kill()
-        child.wait()
+        child_process.end(child)
     if child.returncode != 0:
         said = log.read_text(errors="replace").strip()[-_LAST_WORDS:].replace("\n", " | ")
         raise ProveserveError(f"the load generator ended with code {child.returncode}: {said or 'it said nothing'}")

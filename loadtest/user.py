@@ -1,4 +1,4 @@
-"""The load generator's process: ``python -m loadtest.user FOLDER PARENT`` reads the plan in FOLDER and leaves the calls there.
+"""The load generator's process: ``python -m loadtest.user FOLDER`` reads the plan in FOLDER and leaves the calls there.
 
 One Locust user offers the whole schedule. It sends each call at its time, whatever became of those before it, and an answer is noted
 as it comes: no call waits for another. Every call is also a `request` event of Locust, by which its results reach the file.
@@ -6,11 +6,9 @@ as it comes: no call waits for another. Every call is also a `request` event of 
 Importing Locust patches the standard library with gevent, so nothing but this process may import this module.
 """
 
-import ctypes
 import functools
 import gc
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +33,6 @@ _HEAD_START_S = 0.2
 _GRACE_S = 2.0
 _POLL_S = 0.01
 _TEXT_CHARACTERS = 200
-_PR_SET_PDEATHSIG = 1
 
 
 class FailedCall(Exception):  # noqa: N818 - what Locust's statistics show of a call that failed
@@ -177,15 +174,8 @@ def _generate(offered: plan.Plan) -> results.Calls:
     return recorder.calls()
 
 
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before the line above took effect
-        os._exit(1)
-
-
-def main(folder: Path, parent: int, token: str) -> None:
+def main(folder: Path, token: str) -> None:
     """Offer the plan in `folder` and leave the calls there."""
-    _die_with(parent)
     grpc.experimental.gevent.init_gevent()
     offered = plan.load(folder / plan.PLAN_FILE)
     connection = msgspec.structs.replace(offered.connection, token=token)
@@ -194,4 +184,4 @@ def main(folder: Path, parent: int, token: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), os.environ.get(plan.TOKEN_VARIABLE, ""))
+    main(Path(sys.argv[1]), os.environ.get(plan.TOKEN_VARIABLE, ""))

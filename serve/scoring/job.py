@@ -10,11 +10,11 @@ import pyarrow as pa
 from optimize.errors import ArtifactError, UserError
 from optimize.manifest import Manifest, Preprocessing, Signature
 from optimize.registry import Registry
+from serve.rayserve.local_ray import local_ray
 from serve.scoring import partition, progress
 from serve.scoring.answers import output_schema
 from serve.scoring.columns import check_schema
 from serve.scoring.input_file import Source, describe, stored_row_bytes
-from serve.scoring.local_ray import local_ray
 from serve.scoring.output_folder import JOB_SCHEMA, Job, Summary, check_free, held, recorded
 from serve.scoring.worker import Work
 
