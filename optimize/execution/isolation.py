@@ -1,9 +1,9 @@
-"""Run one function in a fresh process of its own, with a time limit and a memory limit.
+"""Run one function in a fresh process, with a time limit and a memory limit.
 
-A crash, a hang or an out-of-memory is then the failure of that one call, with its cause, and the caller goes on. The processes
+A crash, a hang or an out-of-memory is then a failure of that one call, with its cause, and the caller continues. The processes
 meet in files: the call goes in pickled, the result comes back pickled, and the output of the child goes to a log.
 
-Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never touched.
+Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never used.
 """
 
 import contextlib

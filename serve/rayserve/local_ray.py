@@ -11,14 +11,14 @@ from optimize.errors import ProveserveError, first_line
 from serve.processes.process_reaper import environment, reaping
 from serve.processes.signals import Interrupts
 
-SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets stand below it, and a socket's path is limited to 107 bytes
+SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets are below it, and a socket's path is limited to 107 bytes
 _LOOPBACK = "127.0.0.1"
 _OBJECT_STORE_BYTES = 80 << 20  # Ray's least is 75 MiB; no large data passes through it
 
 
 @contextmanager
 def local_ray(cores: int) -> Iterator[Interrupts]:
-    """Run Ray with `cores` cores and a token of its own; meanwhile Ctrl-C and SIGTERM are noted, for the caller to heed.
+    """Run Ray with `cores` cores and its own token; meanwhile Ctrl-C and SIGTERM are remembered, for the caller to check.
 
     Enter it before anything else imports ray, which reads its environment when it is imported.
 
@@ -71,9 +71,7 @@ def starting() -> Iterator[None]:
         yield
     except SystemExit:  # Ray raises this on a SIGTERM during its start
         raise KeyboardInterrupt from None
-    except (
-        Exception
-    ) as error:  # Ray raises bare Exception, OSError, RuntimeError, ValueError and more where it cannot start
+    except Exception as error:  # Ray raises bare Exception, OSError, RuntimeError and more where it cannot start
         raise ProveserveError(
             f"Ray does not start on this machine: {first_line(error)}; see that it has room below {SOCKETS_ROOT} and is not"
             " overloaded, and run the command again"
