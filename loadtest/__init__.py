@@ -4,7 +4,6 @@
     run       the whole load test, in order
     service   what the service is asked before the load
     payloads  what the calls carry: real rows, or inputs made from the service's own description
-    arrivals  when each call is due, decided before the first is sent
     plan      the load generator's task, in a file
     user      the generator: Locust in its own process, since importing it patches the whole process
     results   the outcome of each call, in a file

@@ -17,65 +17,64 @@ if TYPE_CHECKING:
     from optimize.budgets import ModelBudgets
 
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="HOST:PORT",
+        help="gRPC address of your service; several replicas separated by commas are called in turn.",
+    ),
+]
+Model = Annotated[str, typer.Option(help="Model to test, as the budgets file and the service name it.")]
+BudgetsFile = Annotated[Path, typer.Option(help="The budgets file.")]
+Rate = Annotated[float | None, typer.Option(help="Calls per second. Default: throughput.qps.")]
+Duration = Annotated[
+    float | None,
+    typer.Option(help="Seconds to judge. Default: as long as 16,000 calls take, the fewest for a verdict."),
+]
+ReportFolder = Annotated[
+    Path, typer.Option("--report", help="Folder for report.md, report.json and calls.npz.", file_okay=False)
+]
+Seed = Annotated[int, typer.Option(help="Seed of the arrivals and of the inputs.", min=0)]
+Spacing = Annotated[Literal["poisson", "constant"], typer.Option(help="How calls are spaced.")]
+Timeout = Annotated[float, typer.Option(help="Seconds after which a call is cancelled and counts as failed.")]
+InputFile = Annotated[
+    Path | None, typer.Option("--input", help="Rows to send, .npz or .parquet. Default: generated inputs.")
+]
+Tls = Annotated[bool, typer.Option("--tls", help="The service has TLS, with a certificate from a public CA.")]
+TlsCa = Annotated[Path | None, typer.Option(help="PEM file of the CA of the service's certificate.", dir_okay=False)]
+TlsCert = Annotated[Path | None, typer.Option(help="PEM file of a certificate to call with.", dir_okay=False)]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its key.", dir_okay=False)]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the token to call with. Default: $PROVESERVE_TOKEN.", dir_okay=False),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Send a token to another machine without TLS.")]
+
+
 def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="HOST:PORT",
-            help="Where your service answers gRPC; several replicas with commas between, called in turn.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="Model to test, as the budgets file and the service name it.")],
-    budget: Annotated[Path, typer.Option(help="The budgets file.")] = Path("budgets.toml"),
-    rate: Annotated[float | None, typer.Option(help="Calls a second. Default: throughput.qps.")] = None,
-    duration: Annotated[
-        float | None,
-        typer.Option(help="Seconds to judge. Default: as long as 16,000 calls take, the fewest for a verdict."),
-    ] = None,
-    report_dir: Annotated[
-        Path, typer.Option("--report", help="Folder for report.md, report.json and calls.npz.", file_okay=False)
-    ] = Path("loadtest-report"),
-    seed: Annotated[int, typer.Option(help="Seed of the arrivals and of the inputs.", min=0)] = 0,
-    arrivals: Annotated[Literal["poisson", "constant"], typer.Option(help="How calls are spaced.")] = "poisson",
-    timeout: Annotated[
-        float, typer.Option(help="Seconds after which a call is given up, and counts as failed.")
-    ] = 10.0,
-    input_path: Annotated[
-        Path | None, typer.Option("--input", help="Rows to send, .npz or .parquet. Default: inputs are made up.")
-    ] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="The service has TLS, with a certificate that everybody knows.")
-    ] = False,
-    tls_ca: Annotated[
-        Path | None, typer.Option(help="PEM file of the CA that the service's certificate is of.", dir_okay=False)
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="PEM file of a certificate to call with.", dir_okay=False)
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.", dir_okay=False)] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File that holds the token to call with. Default: what PROVESERVE_TOKEN says.", dir_okay=False
-        ),
-    ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Send a token to another machine without TLS.")] = False,
+    target: Target,
+    model: Model,
+    budget: BudgetsFile = Path("budgets.toml"),
+    rate: Rate = None,
+    duration: Duration = None,
+    report_dir: ReportFolder = Path("loadtest-report"),
+    seed: Seed = 0,
+    arrivals: Spacing = "poisson",
+    timeout: Timeout = 10.0,
+    input_path: InputFile = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
 ) -> Exit:
-    """Hold a running service to its throughput budget, with calls that are due whether or not it keeps up."""
-    from loadtest import report, run  # noqa: PLC0415 - `optimize --help` loads no heavy library
+    """Check a running service against its throughput budget, with calls on a schedule that never waits for answers."""
+    from loadtest import run  # noqa: PLC0415 - `optimize --help` loads no heavy library
     from serve.client.connection import Connection  # noqa: PLC0415 - as above
 
     declared = _declared(budget, model)
-    qps = declared.throughput.qps
-    if qps is None:
-        raise UserError(f"{budget}: models.{model} has no throughput budget to test; declare throughput.qps")
-    rate_qps = _positive("--rate", qps if rate is None else rate)
-    calls = run.JUDGED_CALLS if duration is None else math.ceil(rate_qps * _positive("--duration", duration))
-    if calls + rate_qps * run.LEAD_IN_S > run.MAX_CALLS:
-        raise UserError(
-            f"{calls:,} calls at {rate_qps:g} a second are more than one generator plans; wanted at most {run.MAX_CALLS:,}:"
-            " lower --rate or --duration"
-        )
+    rate_qps, calls = _load(declared.throughput.qps, rate, duration, f"{budget}: models.{model}")
     settings = run.Settings(
         connection=Connection(target, tls, tls_ca, tls_cert, tls_key, _token(token_file), insecure),
         model=model,
@@ -88,11 +87,34 @@ def loadtest(  # noqa: PLR0913, PLR0917 - one parameter per option
         input_path=input_path,
         timeout_s=_positive("--timeout", timeout),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end the generator and leave no half report
+    return _run(settings)
+
+
+def _load(declared_qps: float | None, rate: float | None, duration: float | None, place: str) -> tuple[float, int]:
+    """Calls per second, and how many of them are judged."""
+    from loadtest import run  # noqa: PLC0415 - see above
+
+    if declared_qps is None:
+        raise UserError(f"{place} has no throughput budget to test; declare throughput.qps")
+    rate_qps = _positive("--rate", declared_qps if rate is None else rate)
+    calls = run.JUDGED_CALLS if duration is None else math.ceil(rate_qps * _positive("--duration", duration))
+    if calls + rate_qps * run.LEAD_IN_S > run.MAX_CALLS:
+        raise UserError(
+            f"{calls:,} calls at {rate_qps:g} per second are more than one generator can plan; wanted at most {run.MAX_CALLS:,}:"
+            " lower --rate or --duration"
+        )
+    return rate_qps, calls
+
+
+def _run(settings: "Settings") -> Exit:
+    from loadtest import report, run  # noqa: PLC0415 - see above
+
+    # Both signals end the generator, and leave no partial report.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress(settings) as show:
         found = run.run(settings, show)
     typer.echo(report.table(found))
-    typer.echo(f"report: {report_dir / run.MARKDOWN_FILE}")
+    typer.echo(f"report: {settings.report_dir / run.MARKDOWN_FILE}")
     return Exit(found.exit)
 
 
@@ -113,9 +135,9 @@ def _token(path: Path | None) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; name a file that holds a token") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; name a file that contains a token") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is no UTF-8 text; name a file that holds a token") from None
+        raise UserError(f"{path}: is not UTF-8 text; name a file that contains a token") from None
 
 
 def _positive(option: str, value: float) -> float:
@@ -128,7 +150,7 @@ def _announce(settings: "Settings") -> None:
     from loadtest import run  # noqa: PLC0415 - see above
 
     typer.echo(
-        f"{settings.model}: {settings.calls:,} calls at {settings.rate_qps:g} a second to {settings.target}, about"
+        f"{settings.model}: {settings.calls:,} calls at {settings.rate_qps:g} per second to {settings.target}, about"
         f" {settings.end_s:.0f} s with a lead-in of {settings.lead_in_s:g} s that is not judged",
         err=True,
     )
@@ -141,7 +163,7 @@ def _announce(settings: "Settings") -> None:
 
 @contextmanager
 def _progress(settings: "Settings") -> Iterator[Callable[[float], None]]:
-    """Say what is offered once the load begins; a bar on a terminal, and nothing more elsewhere."""
+    """Announce the load when it begins, and show a bar on a terminal."""
     from rich.console import Console  # noqa: PLC0415 - see above
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What the calls carry: rows of a file, or inputs made up to fit what the service says of its model."""
+"""The payloads of the calls: rows of a file, or inputs generated from the service's description of its model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ class Input(NamedTuple):
 def inputs_of(metadata: pb.ModelMetadataResponse, model: ModelBudgets) -> tuple[Input, ...]:
     """The inputs of one request: `latency.batch` rows, at the `opt` size of every other dynamic dimension.
 
-    The service says which dimensions are dynamic; the budgets file says what they are called and how large they are. Where it does
-    not declare an input, a dynamic first axis is the batch, and another one is the only other dimension in `dims`.
+    The service says which dimensions are dynamic; the budgets file has their names and sizes. Where it does not declare an input,
+    a dynamic first axis is the batch, and another one is the only other dimension in `dims`.
 
     Raises:
-        UserError: A datatype cannot be made, or the size of a dynamic dimension cannot be told.
+        UserError: A datatype cannot be made, or the size of a dynamic dimension is unknown.
     """
     return tuple(_input(tensor, model) for tensor in metadata.inputs)
 
@@ -71,7 +71,7 @@ def _axis_name(name: str, axis: int, rank: int, model: ModelBudgets) -> str:
     others = [dim for dim in model.dims if dim != BATCH]
     if len(others) != 1:
         raise UserError(
-            f"input {name!r}: the service leaves axis {axis} open, and the budgets file does not say how long it is;"
+            f"input {name!r}: the service leaves axis {axis} open, and the budgets file does not give its size;"
             f" declare `shape` in [models.NAME.inputs.{name}] and its size in [models.NAME.dims]"
         )
     return others[0]
@@ -80,7 +80,7 @@ def _axis_name(name: str, axis: int, rank: int, model: ModelBudgets) -> str:
 def make(inputs: Sequence[Input], rng: np.random.Generator, count: int = COUNT) -> list[dict[str, Array]]:
     """Requests of random inputs: floats are standard normal, integers and booleans 0 or 1, strings a few short words.
 
-    Integers stay that small because they are often indices or masks, of which a larger one would be no valid input.
+    Integers stay that small because they are often indices or masks, and larger values would be invalid.
     """
     return [{item.name: _random(item, rng) for item in inputs} for _ in range(count)]
 
@@ -160,7 +160,7 @@ def _stack(path: Path, item: Input, rows: Sequence[Any]) -> Array:
 
 def _cast(path: Path, item: Input, row: Any, shape: tuple[int, ...]) -> Array:
     array = np.asarray(row, object if item.dtype.kind == "O" else None)
-    if array.ndim != len(shape):  # Parquet holds a tensor as a flat list
+    if array.ndim != len(shape):  # Parquet stores a tensor as a flat list
         if array.size != math.prod(shape):
             raise UserError(f"{path}: a row of {item.name!r} has shape {array.shape}; wanted {shape}")
         array = array.reshape(shape)

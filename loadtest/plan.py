@@ -1,24 +1,24 @@
-"""What the load generator is to do, in a file that the two processes meet in."""
+"""The load generator's task, in a file that both processes share."""
 
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from loadtest.arrivals import Seconds
+from optimize.statistics.arrivals import Seconds
 from serve.client.connection import Connection
 
 PLAN_FILE = "plan.msgpack"
 CALLS_FILE = "calls.npz"
 TOKEN_VARIABLE = "PROVESERVE_TOKEN"  # noqa: S105 - the name of it
-"""Environment variable that holds a bearer token: the user's, and the generator's."""
+"""Environment variable with a bearer token: the user's, and the generator's."""
 
 
 class Plan(msgspec.Struct, frozen=True):
     """Every call: when it is due, in seconds from the start, and what it carries, in rotation.
 
-    A call without an answer `timeout_s` after it was sent is given up. Payloads are whole requests, ready for the wire. The connection
-    comes without its token, which is written nowhere.
+    A call without an answer `timeout_s` after it was sent is cancelled. Payloads are whole requests, ready for the wire. The
+    connection has no token, which is never written to a file.
     """
 
     connection: Connection

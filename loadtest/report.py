@@ -1,4 +1,4 @@
-"""Pure: what a load test found, as a record, and that record as a table, as Markdown and as JSON.
+"""Pure: the findings of a load test as a record, and that record as a table, as Markdown and as JSON.
 
 The keys of the JSON are documented in docs/loadtest.md.
 """
@@ -10,23 +10,23 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from loadtest.arrivals import Arrivals, Seconds
 from loadtest.results import Calls
 from loadtest.verdict import Generator
 from optimize.manifest import Outcome, Verdict
+from optimize.statistics.arrivals import Arrivals, Seconds
 from optimize.statistics.blocks import split_blocks
 from optimize.statistics.percentile import min_calls
 from optimize.statistics.quantile import quantile
 
-_RANGE_NOTE = "The range is that of a rate's one-sided 95 % bounds, and of a p99 its best and its worst block."
+_RANGE_NOTE = "The range of a rate is its one-sided 95 % bounds, and that of a p99 its best and its worst block."
 _BLOCKS_NOTE = (
     "Milliseconds from the moment a call was due. A verdict on p99 needs every block to agree: queued calls wait for each other, and"
-    " are no independent proofs."
+    " are not independent evidence."
 )
 _SCHEDULE_NOTE = (
     "Every call was due at a time that was drawn before the first was sent. A client that waits for an answer before it sends again"
-    " sends little while the service is slow, and so measures little of it (coordinated omission). Here a call that had to wait has"
-    " waited, and a call that failed, or was never answered, counts as slower than any limit."
+    " sends little while the service is slow, and so measures little of it (coordinated omission). Here the"
+    " wait of a call counts, and a call that failed, or was never answered, counts as slower than any limit."
 )
 
 
@@ -35,7 +35,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Load(Record, frozen=True):
-    """What was offered: `calls` of them judged, after a lead-in of `lead_in_s` that was not."""
+    """The load: `calls` judged calls, after a lead-in of `lead_in_s` that is not judged."""
 
     arrivals: Arrivals
     rate_qps: float
@@ -50,7 +50,7 @@ class Load(Record, frozen=True):
 
 
 class Percentiles(Record, frozen=True):
-    """Milliseconds; None where there are too few calls to tell, or where that many calls failed."""
+    """Milliseconds; None where there are too few calls, or where that many calls failed."""
 
     p50_ms: float | None
     p90_ms: float | None
@@ -88,7 +88,7 @@ class Report(Record, frozen=True):
 
 
 def percentiles(latencies_ms: Seconds) -> Percentiles:
-    """The percentiles that the number of calls can show."""
+    """The percentiles that this number of calls supports."""
     p50, p90, p99 = (_percentile(latencies_ms, share) for share in (0.5, 0.9, 0.99))
     return Percentiles(p50, p90, p99, _finite(float(np.max(latencies_ms))))
 
@@ -116,7 +116,7 @@ def to_json(report: Report) -> bytes:
 
 
 def table(report: Report) -> str:
-    """A few lines for a terminal: the verdict, each budget, and what else must be known."""
+    """A few lines for a terminal: the verdict, each budget, and the counts."""
     rows = [("budget", "limit", "observed", "verdict"), *(_row(verdict) for verdict in report.verdicts)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -143,7 +143,7 @@ def markdown(report: Report) -> str:
             _BLOCKS_NOTE,
             _latencies(report),
             "## Answers",
-            f"{report.good_qps:.1f} good answers a second, of {report.load.rate_qps:g} offered.",
+            f"{report.good_qps:.1f} good answers per second, of {report.load.rate_qps:g} offered.",
             _codes(report),
             f"Answered by version: {_counts(report.versions)}.",
             "## The load",
@@ -164,7 +164,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def _codes(report: Report) -> str:
-    """The texts are the service's own: nothing in them may be taken for a table's markup."""
+    """The texts come from the service: nothing in them may be read as a table's markup."""
     said = {code: " ".join(text.split()).replace("|", r"\|") for code, text in report.said.items()}
     return _grid(
         ("end of the call", "calls", "first text"),
@@ -202,7 +202,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _offered(load: Load) -> str:
-    return f"{load.calls:,} calls at {load.rate_qps:g} a second, {load.arrivals} arrivals, {load.duration_s:.1f} s"
+    return f"{load.calls:,} calls at {load.rate_qps:g} per second, {load.arrivals} arrivals, {load.duration_s:.1f} s"
 
 
 def _load(load: Load) -> str:
@@ -210,7 +210,7 @@ def _load(load: Load) -> str:
     return (
         f"{load.arrivals.capitalize()} arrivals with seed {load.seed}; {load.payloads} requests of {rows} in rotation, from"
         f" {load.payloads_from}. A lead-in of {load.lead_in_s:g} s at the same rate came first and is not judged. A call without an"
-        f" answer {load.timeout_s:g} s after it was sent was given up and counts as failed."
+        f" answer {load.timeout_s:g} s after it was sent was cancelled and counts as failed."
     )
 
 

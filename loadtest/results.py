@@ -1,4 +1,4 @@
-"""What became of each call, as arrays and as an .npz file of the same names."""
+"""The outcome of each call, as arrays and as an .npz file of the same names."""
 
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -10,8 +10,8 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.arrivals import Seconds
 from optimize.execution import atomic
+from optimize.statistics.arrivals import Seconds
 
 OK = 0
 NO_ANSWER = -1
@@ -25,7 +25,7 @@ NO_VERSION = -1
 
 
 def name_of(code: int) -> str:
-    """What a reader calls the end of a call: gRPC's name of the code, or our own where no status came."""
+    """The name of an outcome: gRPC's name of the code, or our own where there was no status."""
     return _NAMES[code]
 
 
@@ -34,9 +34,9 @@ class Calls:
     """Calls in the order of their schedule; entry i of every array is call i.
 
     `scheduled_s` and `sent_s` count from the start of the schedule. `latency_ms` counts from `scheduled_s` to the end of the call,
-    whatever end that was, and is infinite where there was none. `code` is gRPC's status code, or NO_ANSWER or UNREADABLE. `version`
+    whatever its outcome, and is infinite where there was none. `code` is gRPC's status code, or NO_ANSWER or UNREADABLE. `version`
     points into `versions`, the model versions that answers named, or is NO_VERSION. `said` has, for each code that came with a text,
-    the code's name and the first such text.
+    the code's name and the first of these texts.
     """
 
     scheduled_s: Seconds
@@ -58,13 +58,13 @@ class Calls:
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
-        """Whether each call got an answer that can be used."""
+        """Whether each call got a usable answer."""
         good: npt.NDArray[np.bool_] = self.code == OK
         return good
 
     @property
     def lateness_ms(self) -> Seconds:
-        """How long after it was due each call was really sent: the generator's own part of its latency."""
+        """How long after it was due each call was sent: the generator's part of its latency."""
         lateness: Seconds = (self.sent_s - self.scheduled_s) * 1e3
         return lateness
 
@@ -75,7 +75,7 @@ class Calls:
 
     @property
     def since_sent_ms(self) -> Seconds:
-        """The same without the generator's own lateness: the service at its best."""
+        """Latency without the generator's lateness: the service at its best."""
         return self.judged_ms - self.lateness_ms
 
     def answered_between(self, start_s: float, end_s: float) -> int:

@@ -1,9 +1,7 @@
-"""The story of a load test: ask the service, draw the schedule, let the generator offer it, judge the calls, write the report."""
+"""A load test from start to end: ask the service, draw the schedule, run the generator, judge the calls, write the report."""
 
 import datetime as dt
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from loadtest import payloads, plan, report, results, service, verdict
-from loadtest.arrivals import Arrivals, Seconds, schedule
 from optimize.budgets import ModelBudgets
 from optimize.errors import Exit, ProveserveError, UserError
-from optimize.execution import atomic
+from optimize.execution import atomic, child_process
+from optimize.statistics.arrivals import Arrivals, Seconds, schedule
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 from serve.client.connection import Connection
 
@@ -24,7 +22,7 @@ LEAD_IN_S = 2.0
 TIMEOUT_S = 10.0
 JUDGED_CALLS = BLOCKS * MIN_BLOCK_CALLS
 MAX_CALLS = 10_000_000
-"""Every call is planned before the first is sent, and its outcome is kept: so many take about 1 GB."""
+"""Every call is planned before the first is sent, and its outcome is kept: this many take about 1 GB."""
 
 MARKDOWN_FILE, JSON_FILE = "report.md", "report.json"
 _EXITS = {"PASS": Exit.OK, "FAIL": Exit.OVER_BUDGET, "INCONCLUSIVE": Exit.INCONCLUSIVE}
@@ -37,7 +35,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """One load test: what is tested, and how. `input_path` holds real rows; without it, inputs are made up."""
+    """One load test: what is tested, and how. `input_path` holds real rows; without it, inputs are generated."""
 
     connection: Connection
     model: str
@@ -76,7 +74,7 @@ class Settings:
 def run(settings: Settings, progress: Progress = lambda _: None) -> report.Report:
     """Load-test a service and leave report.md, report.json and calls.npz in the report folder.
 
-    `progress` is told the seconds since the generator started, a few times a second.
+    `progress` is called with the seconds since the generator started, a few times per second.
 
     Raises:
         UserError: The address, the input file or the report folder cannot be used.
@@ -117,13 +115,13 @@ def _origin(settings: Settings) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Make the report folder, without the report of an earlier run, which must not be taken for this one's."""
+    """Make the report folder, without the report of an earlier run, which could be mistaken for this one's."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (MARKDOWN_FILE, JSON_FILE, plan.CALLS_FILE):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot hold the report: {error.strerror}; name a folder with --report") from None
+        raise UserError(f"{folder}: cannot store the report: {error.strerror}; name a folder with --report") from None
 
 
 def _schedule(settings: Settings, rng: np.random.Generator) -> Seconds:
@@ -133,7 +131,7 @@ def _schedule(settings: Settings, rng: np.random.Generator) -> Seconds:
 
 
 def _offer(offered: plan.Plan, settings: Settings, progress: Progress) -> results.Calls:
-    """Let the generator offer the plan; what it leaves is kept beside the report."""
+    """Run the generator on the plan, and keep its calls next to the report."""
     with tempfile.TemporaryDirectory(prefix="proveserve-loadtest-") as name:
         folder = Path(name)
         plan.save(folder / plan.PLAN_FILE, offered)
@@ -145,28 +143,21 @@ def _offer(offered: plan.Plan, settings: Settings, progress: Progress) -> result
 def _generate(folder: Path, token: str, limit_s: float, progress: Progress) -> None:
     log = folder / "log.txt"
     with log.open("wb") as sink:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "loadtest.user", str(folder), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            # libev's timers are as fine as its backend's: select wakes to the microsecond, epoll to the millisecond.
-            env=os.environ | {"GEVENT_BACKEND": "select", plan.TOKEN_VARIABLE: token},
-            start_new_session=True,  # Ctrl-C comes to this process alone, which ends the generator
-        )
+        # libev's timers are as fine as its backend's: select wakes to the microsecond, epoll to the millisecond.
+        environment = os.environ | {"GEVENT_BACKEND": "select", plan.TOKEN_VARIABLE: token}
+        child = child_process.start("loadtest.user", [str(folder)], sink, flags=["-P"], environment=environment)
     started = time.monotonic()
     try:
         while child.poll() is None:
             elapsed_s = time.monotonic() - started
             if elapsed_s > limit_s:
                 raise ProveserveError(
-                    f"the load generator did not end within {limit_s:.0f} s; see that the machine is not overloaded"
+                    f"the load generator did not end within {limit_s:.0f} s; check that the machine is not overloaded"
                 )
             progress(elapsed_s)
             time.sleep(_POLL_S)
     finally:
-        child.kill()
-        child.wait()
+        child_process.end(child)
     if child.returncode != 0:
         said = log.read_text(errors="replace").strip()[-_LAST_WORDS:].replace("\n", " | ")
         raise ProveserveError(f"the load generator ended with code {child.returncode}: {said or 'it said nothing'}")

@@ -1,4 +1,4 @@
-"""What is asked of the service before the load: whether it is there, what the model takes, and whether it takes our requests."""
+"""Questions to the service before the load: whether it answers, what the model takes, and whether it accepts our requests."""
 
 import re
 
@@ -11,7 +11,7 @@ from serve.client.connection import Connection
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CHANNEL_OPTIONS = (
-    ("grpc.enable_retries", 0),  # a call that gRPC sent again by itself would hide an error
+    ("grpc.enable_retries", 0),  # a call that gRPC retried by itself would hide an error
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -22,7 +22,7 @@ _MAX_PORT = 65535
 
 
 def check_target(target: str) -> str:
-    """The address, if it is one; or several with commas between, such as `optimize serve` names for its replicas.
+    """The address, or several separated by commas, as `optimize serve` prints for its replicas, if they are valid.
 
     Raises:
         UserError: One is not of the form HOST:PORT.
@@ -30,15 +30,15 @@ def check_target(target: str) -> str:
     for address in target.split(","):
         found = _TARGET.fullmatch(address)
         if found is None or not 1 <= int(found[2]) <= _MAX_PORT:
-            raise UserError(f"{address!r} is no address; wanted HOST:PORT, such as 127.0.0.1:9000 or [::1]:9000")
+            raise UserError(f"{address!r} is not an address; wanted HOST:PORT, such as 127.0.0.1:9000 or [::1]:9000")
     return target
 
 
 def describe(connection: Connection, model: str) -> pb.ModelMetadataResponse:
-    """What the service says the model takes and gives.
+    """The model's inputs and outputs, as the service describes them.
 
     Raises:
-        ProveserveError: Nothing answers there, or what answers does not serve the model, or not to us.
+        ProveserveError: No service answers there, or it does not serve the model, or not to us.
     """
     with Client(connection, timeout_s=_ASK_TIMEOUT_S, max_attempts=1) as client:
         try:
@@ -48,9 +48,9 @@ def describe(connection: Connection, model: str) -> pb.ModelMetadataResponse:
 
 
 def try_one(connection: Connection, payload: bytes, origin: str, timeout_s: float) -> None:
-    """Send one request, so that requests which the model cannot take are the caller's error and no failed load test.
+    """Send one request, so that requests which the model refuses are the caller's error and not a failed load test.
 
-    Any other failure is left for the load test to count. `origin` says where the request is from.
+    Any other failure is left for the load test to count. `origin` names the source of the request.
 
     Raises:
         UserError: The service refused the request as malformed.
@@ -61,7 +61,7 @@ def try_one(connection: Connection, payload: bytes, origin: str, timeout_s: floa
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise UserError(
-                    f"the service refused the first request, made from {origin}: {error.details()}; mend the budgets"
+                    f"the service refused the first request, made from {origin}: {error.details()}; fix the budgets"
                     " file's inputs, dims or latency.batch, or give rows that the model takes with --input"
                 ) from None
 

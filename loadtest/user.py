@@ -1,16 +1,14 @@
-"""The load generator's process: ``python -m loadtest.user FOLDER PARENT`` reads the plan in FOLDER and leaves the calls there.
+"""The load generator's process: ``python -m loadtest.user FOLDER`` reads the plan in FOLDER and leaves the calls there.
 
-One Locust user offers the whole schedule. It sends each call at its time, whatever became of those before it, and an answer is noted
-as it comes: no call waits for another. Every call is also a `request` event of Locust, by which its results reach the file.
+One Locust user offers the whole schedule. It sends each call at its time, whatever the outcome of earlier ones, and records answers as
+they come: no call waits for another. Every call is also a `request` event of Locust, by which its results reach the file.
 
 Importing Locust patches the standard library with gevent, so nothing but this process may import this module.
 """
 
-import ctypes
 import functools
 import gc
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,15 +33,14 @@ _HEAD_START_S = 0.2
 _GRACE_S = 2.0
 _POLL_S = 0.01
 _TEXT_CHARACTERS = 200
-_PR_SET_PDEATHSIG = 1
 
 
-class FailedCall(Exception):  # noqa: N818 - what Locust's statistics show of a call that failed
-    """A call that ended otherwise than with a good answer; its text is gRPC's name of the code."""
+class FailedCall(Exception):  # noqa: N818 - the name in Locust's statistics of failed calls
+    """A call without a good answer; its text is gRPC's name of the code."""
 
 
 class Recorder:
-    """Notes what became of each call, as Locust's `request` events tell it."""
+    """Records the outcome of each call from Locust's `request` events."""
 
     def __init__(self, due_s: tuple[float, ...]) -> None:
         count = len(due_s)
@@ -68,7 +65,7 @@ class Recorder:
         self.open -= 1
 
     def calls(self) -> results.Calls:
-        """All that is known now; a call that has not ended stays without an answer."""
+        """The outcomes so far; a call that has not ended has no answer."""
         return results.Calls(
             np.asarray(self.due_s),
             self.sent_s,
@@ -81,7 +78,7 @@ class Recorder:
 
 
 class OpenLoop:
-    """Sends every call of a plan at its time, and tells `fire` how each ended."""
+    """Sends every call of a plan at its time, and reports each outcome to `fire`."""
 
     def __init__(self, offered: plan.Plan, recorder: Recorder, fire: Callable[..., None]) -> None:
         self._plan = offered
@@ -97,13 +94,13 @@ class OpenLoop:
         """Wait until every channel is connected.
 
         Raises:
-            grpc.FutureTimeoutError: One is not, in time.
+            grpc.FutureTimeoutError: One is not connected in time.
         """
         for channel in self._channels:
             grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
 
     def run(self) -> None:
-        """Offer the plan; returns once every call has ended, or had its time to."""
+        """Offer the plan; returns once every call has ended or timed out."""
         self._start = time.perf_counter() + _HEAD_START_S
         for call, due_s in enumerate(self._plan.due_s):
             gevent.sleep(max(0.0, due_s - self._now_s()))
@@ -167,7 +164,7 @@ def _generate(offered: plan.Plan) -> results.Calls:
     except grpc.FutureTimeoutError:
         sys.exit(f"no connection to {offered.connection.address} within {CONNECT_TIMEOUT_S:g} s")
     runner = environment.create_local_runner()
-    # What was loaded so far is never garbage: looking through it would only make calls late.
+    # Nothing that is loaded so far becomes garbage: a search through it would only make calls late.
     gc.collect()
     gc.freeze()
     runner.start(1, spawn_rate=1)
@@ -177,15 +174,8 @@ def _generate(offered: plan.Plan) -> results.Calls:
     return recorder.calls()
 
 
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before the line above took effect
-        os._exit(1)
-
-
-def main(folder: Path, parent: int, token: str) -> None:
-    """Offer the plan in `folder` and leave the calls there."""
-    _die_with(parent)
+def main(folder: Path, token: str) -> None:
+    """Offer the plan in `folder` and write the calls there."""
     grpc.experimental.gevent.init_gevent()
     offered = plan.load(folder / plan.PLAN_FILE)
     connection = msgspec.structs.replace(offered.connection, token=token)
@@ -194,4 +184,4 @@ def main(folder: Path, parent: int, token: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), os.environ.get(plan.TOKEN_VARIABLE, ""))
+    main(Path(sys.argv[1]), os.environ.get(plan.TOKEN_VARIABLE, ""))

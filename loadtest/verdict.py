@@ -1,4 +1,4 @@
-"""Pure: what the calls say of the throughput budget, and whether the generator did its own part."""
+"""Pure: verdicts on the throughput budget from the calls, and whether the generator kept up."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ P99 = 0.99
 LATE_SHARE = 0.25
 """The generator kept up if at most 1 call in 100 was sent later than this share of the p99 limit."""
 LATE_FLOOR_MS = 5.0
-"""A process on a busy machine waits this long for a core now and then; less is no sign of a generator at its limit."""
+"""A process on a busy machine waits this long for a core now and then; less does not mean that the generator is at its limit."""
 LATE_WITHOUT_LIMIT_MS = 100.0
-"""The same where only a rate is declared: calls that pile up in the generator are soon later than this."""
+"""The same where only a rate is declared: calls that pile up in the generator soon exceed it."""
 _ALPHA = 0.05
 
 
 class Generator(Struct, frozen=True):
-    """How late calls were sent, against the most that the p99 of it may be."""
+    """How late calls were sent, and the highest p99 of it that is tolerated."""
 
     late_p50_ms: float
     late_p99_ms: float
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def good_qps(self) -> float:
-        """The same, a second."""
+        """Good answers per second."""
         return self.good_answers / (self.end_s - self.start_s)
 
 
@@ -87,8 +87,8 @@ def overall(verdicts: tuple[Verdict, ...]) -> Outcome:
 def p99(run: Run, limit_ms: float) -> Finding:
     """The block rule on latency from the scheduled arrival.
 
-    The generator's own lateness is part of that latency. So a FAIL stands only where it would also stand without: counted from
-    when each call was really sent.
+    The generator's lateness is part of that latency. So a FAIL stands only if it also holds without it: counted from when each
+    call was sent.
     """
     found = block_rule(split_blocks(run.judged.judged_ms), limit_ms, P99, run.min_block_calls)
     if found.verdict != "FAIL":
@@ -96,26 +96,24 @@ def p99(run: Run, limit_ms: float) -> Finding:
     at_best = block_rule(split_blocks(run.judged.since_sent_ms), limit_ms, P99, run.min_block_calls)
     if at_best.verdict == "FAIL":
         return found
-    return _inconclusive(
-        found, "the generator's lateness decides: counted from when each call was really sent, it is no FAIL"
-    )
+    return _inconclusive(found, "the generator's lateness decides: counted from when each call was sent, it is no FAIL")
 
 
 def rate(run: Run, qps: float) -> Finding:
-    """Good answers a second that arrived in the judged window, against what a Poisson process of the declared rate may give.
+    """Good answers per second that arrived in the judged window, compared with a Poisson process of the declared rate.
 
     `low` and `high` are one-sided 95 % bounds of the rate behind the count (Garwood, 1936). PASS unless even `high` is below the
-    declared rate, since as many calls were offered as declared and the count has a chance of its own.
+    declared rate, since only the declared number of calls was offered, and the count varies by chance.
     """
     seconds = run.end_s - run.start_s
     count = run.good_answers
     low = float(gammaincinv(count, _ALPHA)) / seconds if count else 0.0
     high = float(gammaincinv(count + 1, 1.0 - _ALPHA)) / seconds
     calls = len(run.judged)
-    evidence = f"{count:,} good answers in {seconds:.1f} s; {qps:g} a second would be {qps * seconds:,.0f}"
+    evidence = f"{count:,} good answers in {seconds:.1f} s; {qps:g} per second would be {qps * seconds:,.0f}"
     found = Finding("FAIL" if high < qps else "PASS", count / seconds, low, high, calls, evidence)
     if run.rate_qps < qps:
-        return _inconclusive(found, f"only {run.rate_qps:g} a second were offered")
+        return _inconclusive(found, f"only {run.rate_qps:g} per second were offered")
     wanted = BLOCKS * run.min_block_calls
     if found.verdict == "PASS" and calls < wanted:
         return _inconclusive(found, f"wanted {wanted:,} calls", wanted)
@@ -123,17 +121,17 @@ def rate(run: Run, qps: float) -> Finding:
 
 
 def _held(found: Finding, offered_qps: float, declared_qps: float, health: Generator) -> Finding:
-    """The finding, unless the load was not the declared one in a way that makes it prove nothing."""
+    """The finding, unless the load differed from the declared one in a way that makes it inconclusive."""
     if not health.kept_up:
         return _inconclusive(
             found,
             f"the load generator could not keep up (1 call in 100 was sent {health.late_p99_ms:.3g} ms late or more; tolerated:"
-            f" {health.tolerance_ms:.3g} ms), so give it a core of its own, or a lower rate",
+            f" {health.tolerance_ms:.3g} ms), so give it its own core, or a lower rate",
         )
     if offered_qps < declared_qps and found.verdict == "PASS":
-        return _inconclusive(found, f"at {offered_qps:g} calls a second, fewer than the {declared_qps:g} declared")
+        return _inconclusive(found, f"at {offered_qps:g} calls per second, fewer than the {declared_qps:g} declared")
     if offered_qps > declared_qps and found.verdict == "FAIL":
-        return _inconclusive(found, f"at {offered_qps:g} calls a second, more than the {declared_qps:g} declared")
+        return _inconclusive(found, f"at {offered_qps:g} calls per second, more than the {declared_qps:g} declared")
     return found
 
 

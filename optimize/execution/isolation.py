@@ -1,10 +1,9 @@
-"""Run one function in a fresh process of its own, with a time limit and a memory limit.
+"""Run one function in a fresh process, with a time limit and a memory limit.
 
-A crash, a hang or an out-of-memory is then the failure of that one call, with its cause, and the caller goes on. The processes
-meet in files: the call goes in pickled, the result comes back pickled, and whatever the child prints lands in a log. The child and
-whatever it starts die with its parent, however the parent ends: a guard in their process group reads a pipe that the parent holds.
+A crash, a hang or an out-of-memory is then a failure of that one call, with its cause, and the caller continues. The processes
+meet in files: the call goes in pickled, the result comes back pickled, and the output of the child goes to a log.
 
-Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never touched.
+Memory is the polled resident set of the child and its descendants: RLIMIT_AS would count address space that is never used.
 """
 
 import contextlib
@@ -25,6 +24,7 @@ from typing import ParamSpec, TypeVar
 import psutil
 
 from optimize.errors import CandidateError, ProcessError, ProveserveError, UserError
+from optimize.execution import child_process
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,11 +32,10 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 1800.0
 _DEFAULT_MEMORY_SHARE = 0.8
 _POLL_S = 0.05
-# Looking for descendants reads every process of the machine, which would disturb what is being measured.
+# Looking for descendants reads every process of the machine, which would disturb a measurement.
 _POLLS_PER_CENSUS = 20
 _LOG_TAIL_CHARACTERS = 300
 
-# A child starts from this module; the function it is to call is named in the file.
 _CALL, _RESULT, _LOG = "call.pickle", "result.pickle", "log.txt"
 
 
@@ -48,7 +47,7 @@ class Isolated:
         self.memory_mb = memory_mb or _DEFAULT_MEMORY_SHARE * psutil.virtual_memory().total / 1e6
 
     def allowing(self, more_s: float) -> "Isolated":
-        """The same limits for a call that is meant to last so much longer."""
+        """The same limits for a call that may last `more_s` longer."""
         return Isolated(self.timeout_s + more_s, self.memory_mb)
 
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -77,13 +76,7 @@ class Isolated:
         deadline, polls = time.monotonic() + self.timeout_s, itertools.count()
         family: list[psutil.Process] = []
         with (folder / _LOG).open("wb") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "optimize.execution.isolation", str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            child = child_process.start("optimize.execution.isolation", [str(folder)], log)
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -92,7 +85,7 @@ class Isolated:
                     family = _family(child.pid)
                 self._check(family, deadline)
         finally:
-            _kill_group(child)
+            child_process.end(child)
 
     def _check(self, family: list[psutil.Process], deadline: float) -> None:
         if time.monotonic() > deadline:
@@ -118,33 +111,13 @@ def _resident_mb(family: list[psutil.Process]) -> float:
     return total / 1e6
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child and whatever it started; its group is its own, so nothing else is hit."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    if child.stdin is not None:
-        child.stdin.close()
-    child.wait()
-
-
 def _cause_of_death(code: int, log: Path) -> str:
     said = log.read_text(errors="replace").strip()[-_LOG_TAIL_CHARACTERS:].replace("\n", " | ")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     return f"its process {how}" + (f"; its last words: {said}" if said else "")
 
 
-def _guard() -> None:
-    """Leave a process behind that ends the whole group once the parent is gone, and with it its end of our stdin."""
-    if os.fork():
-        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
-        return
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
-
-
 def _main(folder: Path) -> None:
-    _guard()
     outcome: tuple[str, object]
     try:
         module, name, args, kwargs = pickle.loads((folder / _CALL).read_bytes())  # noqa: S301 - written by our own parent
@@ -169,7 +142,7 @@ def _main(folder: Path) -> None:
 
 
 def _full_disk(error: Exception) -> ProveserveError | None:
-    """A full disk is no candidate's failure: the next would meet it too."""
+    """The error for a full disk, which is no candidate's failure: the next one would meet it too."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ProveserveError(f"{_named(error)}; make room, and run the command again")
     return None

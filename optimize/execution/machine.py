@@ -1,4 +1,4 @@
-"""What this machine is and can run."""
+"""What this machine is, and what it can run."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ import psutil
 from optimize.manifest import Machine
 
 # The instruction sets that decide how fast, and with which rounding, a quantised model runs.
-_TELLING = (
+_RELEVANT = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -46,7 +46,7 @@ def cores() -> int:
 
 
 def describe() -> Machine:
-    """Name the processor, cores, memory, telling instruction sets and GPUs."""
+    """The processor, cores, memory, relevant instruction sets and GPUs."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
@@ -54,7 +54,7 @@ def describe() -> Machine:
         cpu=fields.get("model name", platform.processor() or platform.machine()),
         cores=cores(),
         memory_mb=round(psutil.virtual_memory().total / 1e6),
-        instruction_sets=tuple(name for name in _TELLING if name in flags),
+        instruction_sets=tuple(name for name in _RELEVANT if name in flags),
         devices=_gpus(),
     )
 
@@ -65,12 +65,12 @@ def _gpus() -> tuple[str, ...]:
 
 
 def compute_capabilities() -> tuple[str, ...]:
-    """The CUDA compute capability of each GPU here, such as "89"."""
+    """The CUDA compute capability of each GPU, such as "89"."""
     return _of_each_gpu(lambda nvml, gpu: "".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(gpu))))
 
 
-def _of_each_gpu(ask: Callable[[Any, Any], str]) -> tuple[str, ...]:
-    """What NVML says of each GPU; nothing where its library is not installed or finds none."""
+def _of_each_gpu(query: Callable[[Any, Any], str]) -> tuple[str, ...]:
+    """What NVML reports for each GPU; empty where its library is not installed or finds none."""
     try:
         import pynvml  # noqa: PLC0415 - part of the extra `gpu`
     except ImportError:
@@ -78,14 +78,14 @@ def _of_each_gpu(ask: Callable[[Any, Any], str]) -> tuple[str, ...]:
     try:
         pynvml.nvmlInit()
         return tuple(
-            ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())
+            query(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(pynvml.nvmlDeviceGetCount())
         )
     except pynvml.NVMLError:
         return ()
 
 
 def tools() -> dict[str, str]:
-    """Installed versions of everything that built files and measurements depend on."""
+    """Installed versions of the tools that built files and measurements depend on."""
     found = {}
     for name in _TOOLS:
         try:

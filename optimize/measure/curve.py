@@ -12,6 +12,7 @@ from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import requests, timed
 from optimize.runtime.session import Session
 from optimize.source.model_ref import ModelRef, opened
+from optimize.statistics.quantile import quantile
 
 _MIN_CALLS, _MAX_CALLS = 20, 200
 _MAX_S = 1.0
@@ -40,14 +41,8 @@ def batch_sizes(signature: Signature) -> list[int]:
 
 def _point(session: Session, signature: Signature, split: Path, shape: dict[str, int], batch: int) -> CurvePoint:
     inputs = requests(signature, split, {**shape, BATCH: batch})
-    latencies = _timed(session, inputs)
-    return CurvePoint(
-        shape,
-        batch,
-        float(np.median(latencies)),
-        float(np.quantile(latencies, 0.95, method="inverted_cdf")),
-        len(latencies),
-    )
+    latencies = np.array(_timed(session, inputs))
+    return CurvePoint(shape, batch, float(np.median(latencies)), quantile(latencies, 0.95), len(latencies))
 
 
 def _timed(session: Session, inputs: list[Arrays]) -> list[float]:

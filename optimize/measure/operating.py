@@ -15,6 +15,7 @@ from optimize.measure.curve import batch_sizes
 from optimize.measure.workload import opt_sizes, requests, timed
 from optimize.runtime.session import Session
 from optimize.source.model_ref import ModelRef, opened_instances
+from optimize.statistics.quantile import quantile
 
 _TRIAL_S = 0.5
 _MIN_CALLS = 4
@@ -47,7 +48,7 @@ def _point(sessions: Sequence[Session], inputs: list[Arrays], threads: int, batc
         runs = list(pool.map(lambda session: _loop(session, inputs, start + _TRIAL_S), sessions))
     latencies = np.concatenate([np.asarray(run) for run in runs])
     rows_per_s = sum(batch * len(run) / sum(run) for run in runs) * 1e3
-    p95_ms = float(np.quantile(latencies, 0.95, method="inverted_cdf"))
+    p95_ms = quantile(latencies, 0.95)
     return OperatingPoint(
         threads, len(sessions), batch, rows_per_s, float(np.median(latencies)), p95_ms, len(latencies)
     )

@@ -23,6 +23,7 @@ from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
 from optimize.source.model_ref import ModelRef, opened_instances
+from optimize.statistics.arrivals import schedule
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS
 
 JUDGED_CALLS = BLOCKS * MIN_BLOCK_CALLS
@@ -129,7 +130,7 @@ def _inputs(service: Service, split: Path) -> list[Arrays]:
 
 async def _offer(batcher: Batcher, inputs: list[Arrays], rows: int, qps: float, calls: int) -> Load:
     """Submit requests at the arrival times of a seeded Poisson process, however long earlier ones take."""
-    arrivals = np.cumsum(np.random.default_rng(SEED).exponential(1 / qps, calls))
+    arrivals = schedule("poisson", qps, calls, np.random.default_rng(SEED))
     found: list[float | None] = [None] * calls
     loop = asyncio.get_running_loop()
     start = loop.time()

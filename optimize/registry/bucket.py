@@ -1,10 +1,10 @@
-"""A registry in an S3 bucket, or in anything that speaks S3's protocol.
+"""A registry in an S3 bucket, or in any store that speaks S3's protocol.
 
-An object appears by one PUT of all its bytes (a large one when its upload is completed); one that only one writer may make, by a PUT
-on condition that there is none (`If-None-Match: *`). Files are downloaded once, into a cache of this user's.
+An object appears by one PUT of all its bytes, or when the upload of its parts is completed. An object that only one writer may
+create is made by a conditional PUT (`If-None-Match: *`). Files are downloaded once, into this user's cache.
 
-Credentials, region and endpoint are found where all AWS tools look: the environment (AWS_PROFILE, AWS_ENDPOINT_URL ...), ~/.aws, and
-the machine's own role.
+Credentials, region and endpoint come from where all AWS tools look: the environment (AWS_PROFILE, AWS_ENDPOINT_URL ...), ~/.aws, and
+the machine's role.
 """
 
 import base64
@@ -19,14 +19,14 @@ from s3fs import S3FileSystem
 from optimize.errors import ProveserveError, UserError
 from optimize.execution import atomic
 from optimize.manifest import Blob, digest_of
-from optimize.registry.s3_errors import code_of, is_absent, told
+from optimize.registry.s3_errors import code_of, is_absent, reported
 from optimize.registry.store import Entry, blob_key, damaged, missing
 
 ONE_PUT_BYTES = 256 << 20
 """A file up to this size is uploaded from memory in one request, a larger one in parts."""
 
 YOUNG_S = 3600.0
-"""Until this age an object that is whole is not uploaded again; files that nobody names are collected far later."""
+"""A whole object of up to this age is not uploaded again; files that no version names are collected far later."""
 
 _AT_ONCE = 1  # pieces of a file that are in memory, since a process that serves downloads too
 _CONFLICT_ATTEMPTS = 5
@@ -34,7 +34,7 @@ _CONDITION = "conditional"
 
 
 def user_cache() -> Path:
-    """Where this user's caches stand (XDG base directories)."""
+    """The folder of this user's caches (XDG base directories)."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "proveserve"
 
@@ -53,7 +53,7 @@ class Bucket:
         self._prefix = prefix.strip("/")
         self._url = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._blobs = user_cache() / "blobs" / "sha256"
-        with told(self._url):
+        with reported(self._url):
             self._files = S3FileSystem(max_concurrency=_AT_ONCE, use_listings_cache=False, skip_instance_cache=True)
             self._call("list_objects_v2", Prefix=self._key(""), MaxKeys=1)
 
@@ -64,7 +64,7 @@ class Bucket:
 
     @property
     def scratch(self) -> Path:
-        """A folder that all registries of this kind share; what stands in it is named by all that it depends on."""
+        """A folder that all registries of this kind share: the names of its entries cover everything that they depend on."""
         return user_cache() / "exports"
 
     def at(self, key: str) -> str:
@@ -72,10 +72,10 @@ class Bucket:
         return f"{self._url}/{key}"
 
     def check(self) -> None:
-        """Hold the store to a conditional PUT: of two that make the same object, the second must be refused.
+        """Check that the store refuses the second of two conditional PUTs of the same object.
 
         Raises:
-            UserError: The store does not heed the condition, or nothing may be written.
+            UserError: The store ignores the condition, or nothing may be written.
         """
         self.create(_CONDITION, b"")
         if self.create(_CONDITION, b""):
@@ -86,7 +86,7 @@ class Bucket:
 
     def read(self, key: str) -> bytes | None:
         """The bytes of an object, or None."""
-        with told(self._url):
+        with reported(self._url):
             try:
                 data: bytes = self._files.cat_file(self.at(key))
             except OSError as error:
@@ -96,24 +96,24 @@ class Bucket:
         return data
 
     def write(self, key: str, data: bytes) -> None:
-        """Let an object have these bytes."""
-        with told(self._url):
+        """Give an object these bytes."""
+        with reported(self._url):
             self._files.pipe_file(self.at(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Let an object appear, or return False where there is one."""
+        """Create an object, or return False where there is one."""
         claim = uuid.uuid4().hex
         for _ in range(_CONFLICT_ATTEMPTS):
-            with told(self._url):
+            with reported(self._url):
                 match self._claimed(key, data, claim):
                     case "PreconditionFailed" | "412":
-                        # A request whose answer was lost is sent again, and then meets the object that it made itself.
+                        # A request whose answer was lost is sent again, and then finds the object that it created itself.
                         return bool(self._files.metadata(self.at(key)).get("claim") == claim)
                     case "ConditionalRequestConflict" | "409":
                         continue
                     case _:
                         return True
-        raise ProveserveError(f"{self.at(key)}: others write it without end; run the command again")
+        raise ProveserveError(f"{self.at(key)}: other writers keep changing it; run the command again")
 
     def _claimed(self, key: str, data: bytes, claim: str) -> str | None:
         """The store's code for why it did not create an object; None where it did."""
@@ -128,19 +128,19 @@ class Bucket:
 
     def entries(self, prefix: str) -> list[Entry]:
         """Every object below a prefix."""
-        with told(self._url):
+        with reported(self._url):
             found: dict[str, Any] = self._files.find(self._url, prefix=f"{prefix}/", detail=True)
         start = len(f"{self._bucket}/{self._prefix}".rstrip("/")) + 1
         return [Entry(name[start:], details["LastModified"].timestamp()) for name, details in found.items()]
 
     def delete(self, key: str) -> None:
         """Delete an object."""
-        with told(self._url):
+        with reported(self._url):
             self._call("delete_object", Key=self._key(key))
 
     def put(self, path: Path, digest: str) -> None:
-        """Upload a file, unless the store has it whole and young: uploading again is what makes it young."""
-        with told(self._url):
+        """Upload a file, unless the store has a whole and young copy; uploading it again makes it young."""
+        with reported(self._url):
             if path.stat().st_size > ONE_PUT_BYTES:
                 self._files.put_file(str(path), self.at(blob_key(digest)))
             elif not self._is_whole_and_young(digest):
@@ -148,7 +148,7 @@ class Bucket:
                 self._call("put_object", Key=key, Body=data, ChecksumAlgorithm="SHA256")
 
     def _is_whole_and_young(self, digest: str) -> bool:
-        """By the SHA-256 that the store itself took of the bytes; it takes none of the whole of a file that came in parts."""
+        """By the SHA-256 that the store computed itself; it has none of a whole file that came in parts."""
         try:
             head = self._call("head_object", Key=self._key(blob_key(digest)), ChecksumMode="ENABLED")
         except OSError as error:
@@ -159,7 +159,7 @@ class Bucket:
         return whole and time.time() - head["LastModified"].timestamp() < YOUNG_S
 
     def fetch(self, blob: Blob) -> Path:
-        """The file in this user's cache, downloaded where it is not there or not whole.
+        """The file in this user's cache, downloaded where it is missing or damaged.
 
         Raises:
             ArtifactError: The object is missing, its bytes have another digest, or the cache cannot be written.
@@ -168,7 +168,7 @@ class Bucket:
         if cached.exists() and digest_of(cached) == blob.digest:
             return cached
         with atomic.reported(cached), atomic.replacing(cached) as temporary:
-            with told(self._url):
+            with reported(self._url):
                 try:
                     self._files.get_file(self.at(blob_key(blob.digest)), str(temporary))
                 except OSError as error:

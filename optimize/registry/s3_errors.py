@@ -1,4 +1,4 @@
-"""What an object store answers instead of doing what it was asked, in words for people."""
+"""The errors of an object store, in words for people."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,23 +17,23 @@ _CREDENTIALS = (
 
 
 def code_of(error: BaseException) -> str | None:
-    """S3's code for an error that a store answered with; None where no store said so."""
+    """S3's code for an error that a store answered with; None for any other error."""
     cause = error.__cause__
     return str(cause.response["Error"].get("Code")) if isinstance(cause, failures.ClientError) else None
 
 
 def is_absent(error: OSError) -> bool:
-    """Whether there is no such object; without its bucket there is no telling."""
+    """Whether there is no such object; unknown, and so False, without its bucket."""
     return isinstance(error, FileNotFoundError) and code_of(error) != "NoSuchBucket"
 
 
 @contextmanager
-def told(place: str) -> Iterator[None]:
-    """Turn what a store answers, or that it does not, into one sentence; errors of local files pass.
+def reported(place: str) -> Iterator[None]:
+    """Report a store's error, or its silence, in one sentence; errors of local files pass.
 
     Raises:
         UserError: There is no such bucket, access is refused, or the store cannot be reached.
-        ProveserveError: The store failed at what it was asked.
+        ProveserveError: The store answered with another error.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def _without_answer(place: str, error: failures.BotoCoreError | ValueError) -> P
         )
     if isinstance(error, (failures.ConnectionError, failures.HTTPClientError)):
         return UserError(f"{place}: the store cannot be reached: {text}; check the network and AWS_ENDPOINT_URL")
-    return UserError(f"{place}: cannot be asked for: {text}; check the URL and the AWS_* settings")
+    return UserError(f"{place}: cannot be requested: {text}; check the URL and the AWS_* settings")
 
 
 def _answered(place: str, code: str, error: OSError) -> ProveserveError:
@@ -67,4 +67,4 @@ def _answered(place: str, code: str, error: OSError) -> ProveserveError:
         return UserError(
             f"{place}: access is refused ({code}: {text}); check the credentials, and that they may list, read and write there"
         )
-    return ProveserveError(f"{place}: the store answered {code}: {text}; run the command again when it is well")
+    return ProveserveError(f"{place}: the store answered {code}: {text}; run the command again once it works")

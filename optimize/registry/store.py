@@ -1,6 +1,6 @@
-"""What a registry asks of the place where its files are.
+"""The operations that a registry needs of the place of its files.
 
-Keys are paths below the registry, with `/` between their parts. What a key names is whole, or is not there.
+Keys are paths below the registry, with `/` between their parts. A key names a whole file, or none.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def blob_key(digest: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file that is there, and when it was last written, in seconds since 1970."""
+    """A file, and when it was last written, in seconds since 1970."""
 
     key: str
     modified_s: float
@@ -36,38 +36,42 @@ class Store(Protocol):
 
     @property
     def place(self) -> str:
-        """The absolute folder or the URL that opens the same store again."""
+        """The absolute folder or the URL that opens the same store."""
 
     @property
     def scratch(self) -> Path:
-        """A folder of this machine, for what an export builds and measures on the way."""
+        """A folder on this machine for the intermediate files of exports."""
 
     def at(self, key: str) -> str:
-        """A key as people and other tools name it: a path or a URL."""
+        """The path or the URL of a key."""
 
     def check(self) -> None:
-        """Raise what would keep a version from being published here, before the work for it is done."""
+        """Find out early whether a version can be published here.
+
+        Raises:
+            ProveserveError: It cannot.
+        """
 
     def read(self, key: str) -> bytes | None:
         """The bytes of a key, or None."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Let a key have these bytes, whatever it had before."""
+        """Give a key these bytes, whatever it had before."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Let a key appear with these bytes, or return False where it is there already. Of several writers one succeeds."""
+        """Create a key with these bytes, or return False where it exists. Of several writers, one succeeds."""
 
     def entries(self, prefix: str) -> list[Entry]:
-        """Every file below a prefix, those that are still being written included: their names start with a dot."""
+        """Every file below a prefix, including those that are still being written, whose names start with a dot."""
 
     def delete(self, key: str) -> None:
-        """Let a key be gone."""
+        """Delete a key."""
 
     def put(self, path: Path, digest: str) -> None:
-        """Keep a file under its digest, young enough that nobody collects it before a version names it."""
+        """Keep a file under its digest, as a young file, so that it is not collected before a version names it."""
 
     def fetch(self, blob: Blob) -> Path:
-        """The local file of a blob, under its digest, once its bytes were held against it.
+        """The local file of a blob, after a check of its bytes against its digest.
 
         Raises:
             ArtifactError: The blob is missing, or its bytes have another digest.
@@ -75,7 +79,7 @@ class Store(Protocol):
 
 
 def missing(blob: Blob, place: str) -> ArtifactError:
-    """The error for a blob that is not there."""
+    """The error for a blob that is missing."""
     return ArtifactError(f"{blob.name}: blob {blob.digest[:12]} is missing from {place}; export the model again")
 
 

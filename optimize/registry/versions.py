@@ -1,4 +1,4 @@
-"""The rules of a registry, whatever holds its files: numbering, publishing, going back, collecting."""
+"""The rules of a registry, in a folder or a bucket: numbering, publishing, rolling back, collecting."""
 
 import contextlib
 import re
@@ -30,7 +30,7 @@ def _opened(place: Path | str) -> Store:
         return Folder(Path(place))
     if scheme != "s3":
         raise UserError(
-            f"{place}: a {scheme} store is not known to let only one of several writers make a file, which version numbers rest on;"
+            f"{place}: a {scheme} store may let several writers create the same file, and version numbers rely on one;"
             " wanted a folder, or s3://bucket/prefix"
         )
     try:
@@ -50,16 +50,20 @@ class Registry:
 
     @property
     def place(self) -> str:
-        """The absolute folder or the URL that opens the same registry again."""
+        """The absolute folder or the URL that opens the same registry."""
         return self._store.place
 
     @property
     def scratch(self) -> Path:
-        """A folder of this machine, for what exports to this registry build and measure."""
+        """A folder on this machine for the intermediate files of exports to this registry."""
         return self._store.scratch
 
     def check(self) -> None:
-        """Raise what would keep a version from being published here."""
+        """Find out early whether a version can be published here.
+
+        Raises:
+            ProveserveError: It cannot.
+        """
         self._store.check()
 
     def versions(self, model: str) -> list[int]:
@@ -88,7 +92,7 @@ class Registry:
         return int(text)
 
     def manifest_path(self, model: str, version: int) -> str:
-        """Where a version's manifest is: a path or a URL."""
+        """The path or the URL of a version's manifest."""
         return self._store.at(_manifest_key(model, version))
 
     def load(self, model: str, version: int | None = None) -> Manifest:
@@ -108,7 +112,7 @@ class Registry:
         return decode(data, self.manifest_path(model, chosen))
 
     def blob(self, blob: Blob) -> Path:
-        """A local file of a blob, after its bytes were held against its digest.
+        """A local file of a blob, after a check of its bytes against its digest.
 
         Raises:
             ArtifactError: The file is missing, or its bytes have another digest.
@@ -118,7 +122,7 @@ class Registry:
     def model_file(self, manifest: Manifest) -> Path:
         """The checked model file of a version; files that it refers to are checked as well."""
         model, *others = [self.blob(blob) for blob in manifest.artifact.files]
-        del others  # external data: checked, and found by onnxruntime beside the model under its digest
+        del others  # external data: checked, and found by onnxruntime next to the model, under its digest
         return model
 
     def put(self, path: Path, name: str) -> Blob:
@@ -148,9 +152,9 @@ class Registry:
             version += 1
 
     def _serve_newest(self, model: str, version: int) -> None:
-        """Make a version that was just claimed current, or what others claimed since.
+        """Make a version that was just claimed current, or a higher one that others have claimed since.
 
-        Whoever writes a number looks again afterwards, so the last word has the highest: a higher one was claimed either before that
+        Every publisher looks again after its write, so the highest number is written last: it was claimed either before that
         look, which then finds it, or after it, and then its own publisher writes later.
         """
         while True:
@@ -166,7 +170,7 @@ class Registry:
         self._point_to(model, version)
 
     def rollback(self, model: str) -> int:
-        """Serve the version before the current one again, and return its number.
+        """Make the version before the current one current, and return its number.
 
         Raises:
             ArtifactError: There is no current version, or none before it.
@@ -175,7 +179,7 @@ class Registry:
         earlier = [version for version in self.versions(model) if current is not None and version < current]
         if not earlier:
             raise ArtifactError(
-                f"{model}: no version before {current or 'a current one'} in {self.place}; nothing to go back to"
+                f"{model}: no version before {current or 'a current one'} in {self.place}; nothing to roll back to"
             )
         self.promote(model, earlier[-1])
         return earlier[-1]
@@ -221,15 +225,15 @@ class Registry:
         return None if data is None else decode_result(data, self._store.at(key))
 
     def keep_judgement(self, version: int, result: Result) -> None:
-        """Keep what `optimize validate` found of a version on this machine, beside its manifest."""
+        """Keep what `optimize validate` found for a version on this machine, next to its manifest."""
         if result.machine is None:
             raise ArtifactError(f"{result.name}: the judgement names no machine; judge the version again")
         self._store.write(_judgement_key(result.name, version, result.machine), encode(result))
 
     def judgements(self, model: str, version: int) -> list[Result]:
-        """What `optimize validate` found of a version, one result a machine, the latest first.
+        """What `optimize validate` found for a version, one result per machine, the latest first.
 
-        What another release wrote counts as none: its verdicts may rest on other rules.
+        Results of another release are left out: their verdicts may rest on other rules.
         """
         found = []
         for key in (entry.key for entry in self._store.entries(f"{_MODELS}/{model}/{version}") if _is_judgement(entry)):
@@ -248,7 +252,7 @@ class Registry:
         return data is not None and decode_result(data, self._store.at(key)).exit == Exit.OK
 
     def collect(self, *, older_than_s: float) -> list[str]:
-        """Delete what no published version names and what a killed run left half-written, and return where it was.
+        """Delete files that no published version names and those that a killed run left unfinished, and return their places.
 
         Files younger than `older_than_s` seconds stay: a run may be about to name them.
         """

@@ -1,4 +1,4 @@
-"""Replay a version's golden inputs: whoever loads a model shows that it still answers as it did when it was measured."""
+"""Replay a version's golden inputs, to show that the model still answers as it did when it was measured."""
 
 import zipfile
 from pathlib import Path
@@ -12,9 +12,9 @@ from optimize.runtime.session import Session
 
 
 def replay(session: Session, npz_path: Path, golden: Golden) -> None:
-    """Run every golden input and hold the answers against the recorded ones.
+    """Run every golden input and compare the answers with the recorded ones.
 
-    Floating-point answers may differ by `atol + rtol * |recorded|`; integers, booleans and strings not at all.
+    Floating-point answers may differ by `atol + rtol * |recorded|`; integers, booleans and strings must be equal.
 
     Raises:
         ArtifactError: The file is damaged, the session fails on a golden input, or an answer differs.
@@ -53,7 +53,7 @@ def load(npz_path: Path, golden: Golden) -> list[tuple[Arrays, Arrays]]:
         ) from None
     for index, (_, recorded) in enumerate(pairs):
         if not recorded:
-            raise ArtifactError(f"{golden.blob.name}: holds no answer to golden input {index}; export the model again")
+            raise ArtifactError(f"{golden.blob.name}: has no answer to golden input {index}; export the model again")
     return pairs
 
 

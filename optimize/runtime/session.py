@@ -47,9 +47,9 @@ class OnnxSession:
             )
         except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad file
             raise ArtifactError(f"{path.name}: onnxruntime cannot open it: {first_line(error)}") from None
-        running = self._session.get_providers()[0]
-        if running != provider:
-            raise ArtifactError(f"{path.name}: wanted provider {provider}, but onnxruntime fell back to {running}")
+        actual = self._session.get_providers()[0]
+        if actual != provider:
+            raise ArtifactError(f"{path.name}: wanted provider {provider}, but onnxruntime fell back to {actual}")
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -78,10 +78,10 @@ class OnnxSession:
 
 @contextmanager
 def instances(path: Path, options: SessionOptions, count: int) -> Iterator[list[OnnxSession]]:
-    """Sessions that run at once.
+    """`count` sessions that run at once.
 
-    With one thread each they are one session, which may be called from several threads: its weights are then held once. With more,
-    each has a pool of threads of its own.
+    With one thread each they are one session, which may be called from several threads: its weights are then in memory once. With
+    more, each has its own pool of threads.
     """
     with ExitStack() as stack:
         if options.threads == 1:
@@ -112,7 +112,7 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> int:
-    """Hold one request against the signature and return its rows (1 where no input has a batch axis).
+    """Check one request against the signature and return its rows (1 where no input has a batch axis).
 
     Raises:
         InputError: A name, dtype, rank, fixed axis or declared range does not fit, or two inputs disagree on a dimension.

@@ -1,6 +1,7 @@
 """Rules that turn observations into PASS, FAIL or INCONCLUSIVE, each with its interval and one sentence of evidence.
 
     finding     what every rule returns
+    arrivals    when each call of an open-loop load is due
     quantile    the one definition of a percentile
     binomial    exact tails and bounds of a share, and the samples that would settle it
     ranks       ranks, and the correlations made of them

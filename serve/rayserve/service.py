@@ -22,7 +22,7 @@ from serve.plan import Plan
 from serve.processes import haproxy, log_relay, process_reaper
 from serve.processes.log_relay import LogFormat
 from serve.processes.signals import Interrupts
-from serve.rayserve import cluster_config, ray_patches
+from serve.rayserve import cluster_config, local_ray, ray_patches
 from serve.rayserve.deployment import ModelServer
 
 NAME = "proveserve"
@@ -31,8 +31,6 @@ HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 10.0
 """A replica that fails its check, or does not answer it, three times in a row is replaced: within a minute, even if it hangs."""
 _MAX_ONGOING = 100_000  # the batchers limit the queues, and report a full one in a way that clients understand
-_OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum: no data of calls passes through it
-_SOCKETS_ROOT = "/tmp"  # noqa: S108 - Ray's sockets are below it, and the path of a socket is limited to 107 bytes
 _LOG = "log"  # a socket, in the folder that is removed with the service
 _REPLICA_FAILED = re.compile("failed to start")
 _POLL_S = 0.1
@@ -77,7 +75,7 @@ def running(plan: Plan, interrupts: Interrupts, log: LogFormat = LogFormat.JSON)
         ProveserveError: Ray does not start or is another version, a model cannot be served as it was published, or a port was taken.
     """
     ray_patches.check()
-    folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=_SOCKETS_ROOT))
+    folder = Path(tempfile.mkdtemp(prefix="proveserve-", dir=local_ray.SOCKETS_ROOT))
     socket = folder / _LOG
     with process_reaper.reaping(folder) as mark, log_relay.relayed(socket, render=log.render) as relay:
         os.environ.update(process_reaper.environment(mark, folder))
@@ -120,32 +118,14 @@ def _stop(handle: ray.serve.handle.DeploymentHandle) -> None:
 
 
 def _start(plan: Plan, folder: Path) -> None:
-    ray_patches.start_fewer_processes()
-    try:
-        ray.init(
-            address="local",
-            num_cpus=plan.replicas,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            runtime_env={"worker_process_setup_hook": ray_patches.WORKER_HOOK},
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
+    with local_ray.starting():
+        local_ray.init(plan.replicas, folder, logging_level="ERROR", worker_hook=ray_patches.WORKER_HOOK)
         ray.serve.start(
             grpc_options=gRPCOptions(
                 port=plan.port, grpc_servicer_functions=["serve.rayserve.ray_patches.add_services"]
             ),
             logging_config=LoggingConfig(log_level="ERROR"),
         )
-    except SystemExit:  # Ray raises this on a SIGTERM during its start
-        raise KeyboardInterrupt from None
-    except Exception as error:  # noqa: BLE001 - Ray raises bare Exception, OSError, RuntimeError and more where it cannot start
-        raise ProveserveError(
-            f"Ray does not start on this machine: {first_line(error)}; see that it has room below {_SOCKETS_ROOT} and is not"
-            " overloaded, and run the command again"
-        ) from None
 
 
 def _run(plan: Plan, log: Path, interrupts: Interrupts) -> ray.serve.handle.DeploymentHandle:

@@ -1,4 +1,4 @@
-"""What the model answered for the rows of a slice, collected batch by batch, as Parquet columns."""
+"""The model's answers for the rows of a slice, collected batch by batch, as Parquet columns."""
 
 from collections.abc import Mapping
 
@@ -32,7 +32,7 @@ def output_schema(signature: Signature) -> pa.Schema:
         kind = arrow_type(spec.dtype)
         if kind is None:
             raise UserError(
-                f"output {spec.name!r} is {spec.dtype}, which no Parquet column holds; cast it in the model"
+                f"output {spec.name!r} is {spec.dtype}, which no Parquet column can store; cast it in the model"
             )
         for axis in reversed(row_shape(spec)):
             kind = pa.list_(kind, axis) if isinstance(axis, int) else pa.list_(kind)

@@ -1,6 +1,6 @@
-"""Which rows of a slice share an execution, and the arrays that it is fed.
+"""Which rows of a slice share an execution, and its input arrays.
 
-Rows share one when their tensors have equal shapes, or shapes that a declared `pad` makes equal, and when their inputs without a
+Rows may share one if their tensors have equal shapes, or shapes that a declared `pad` makes equal, and if their inputs without a
 batch axis are equal. A model that is not batchable runs row by row.
 """
 
@@ -16,7 +16,7 @@ from serve.scoring.columns import Column, Indices, row_shape
 
 
 class Slice:
-    """The inputs of some rows that follow each other in the file, of which `first_row` is the first.
+    """The inputs of consecutive rows of the file, from row `first_row` on.
 
     Raises:
         InputError: Two inputs of a row disagree on an axis.
@@ -34,7 +34,7 @@ class Slice:
     def batches(self, largest: int) -> list[Indices]:
         """Cut the rows into batches of at most `largest`, as positions in the slice.
 
-        Rows whose padding may differ are ordered by size first, so that little is padded.
+        Rows that may be padded are ordered by size first, so that little is padded.
         """
         if largest == 1:
             return list(np.arange(self.rows, dtype=np.int64).reshape(self.rows, 1))
@@ -50,8 +50,8 @@ class Slice:
     def feed(self, rows: Indices) -> Arrays:
         """The inputs of one execution.
 
-        A batch smaller than the least that the model takes repeats its last row; padded axes are lengthened to the longest row, or to
-        the least that the model takes.
+        A batch with fewer rows than the model takes repeats its last row; padded axes get the length of the longest row, or the
+        shortest that the model takes.
         """
         missing = self._smallest - len(rows)
         fed = np.append(rows, np.repeat(rows[-1:], missing)) if missing > 0 else rows
@@ -62,11 +62,11 @@ class Slice:
         return {spec.name: _tensor(self._columns[spec.name], spec, fed, targets) for spec in self._signature.inputs}
 
     def padded_sizes(self, rows: Indices) -> dict[str, Indices]:
-        """The size that each row has of its own on the axes that are padded."""
+        """The size of each row, before padding, on the axes that are padded."""
         return {axis: self._sizes[axis][rows] for axis in self._padded}
 
     def _groups(self) -> Indices:
-        """A number for each row; rows of equal number may share an execution."""
+        """A number for each row; rows with the same number may share an execution."""
         keys: list[Indices] = []
         for spec in self._signature.inputs:
             column = self._columns[spec.name]
@@ -115,7 +115,7 @@ def _tensor(column: Column, spec: TensorSpec, rows: Indices, targets: Mapping[st
 
 
 def _contents(column: Column, rows: int) -> Indices:
-    """A number for each row's value: equal for bytes that are equal."""
+    """A number for each row's value: the same for equal bytes."""
     seen: dict[object, int] = {}
     numbers = np.empty(rows, np.int64)
     for row in range(rows):

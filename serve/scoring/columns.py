@@ -1,8 +1,8 @@
 """Parquet columns -> the tensors of a slice of rows.
 
-A column holds one row's tensor: the input's declared shape without its batch axis, as lists nested once per axis, or a plain value
-where no axis is left. A tensor of fixed shape may also come as one flat list. Types must be the model's own; the one conversion made
-is float64 to float32, since Parquet that was written from Python numbers holds float64.
+Each value of a column is one row's tensor: the input's declared shape without its batch axis, as lists nested once per axis, or a
+plain value where no axis is left. A tensor of fixed shape may also come as one flat list. Types must be the model's; only float64
+is converted to float32, since Parquet written from Python numbers has float64.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Column:
     shape: tuple[int, ...] | None
 
     def stack(self, rows: Indices, shape: tuple[int, ...], pad: float | None) -> Array:
-        """The given rows as one array [rows, *shape]; a row smaller than `shape` is filled up with `pad`."""
+        """The given rows as one array [rows, *shape]; a row smaller than `shape` is filled with `pad`."""
         if self.shape != shape and bool((self.shapes[rows] != np.asarray(shape, np.int64)).any()):
             return self._padded(rows, shape, pad)
         first, last = int(rows[0]), int(rows[-1])
@@ -77,12 +77,12 @@ def arrow_type(dtype: str) -> Any:
 
 
 def check_schema(schema: pa.Schema, signature: Signature, origin: str, raw: Sequence[str] = ()) -> None:
-    """Hold a file's columns against the model's inputs; columns that no input names are ignored.
+    """Check a file's columns against the model's inputs; columns that no input names are ignored.
 
-    `raw` are the columns that a file may hold instead, before preprocessing.
+    `raw` are the columns that a file may have instead, before preprocessing.
 
     Raises:
-        UserError: A column is missing, there twice, or has another type or depth.
+        UserError: A column is missing, appears twice, or has another type or depth.
     """
     missing = [spec.name for spec in signature.inputs if spec.name not in schema.names]
     if missing:
@@ -100,11 +100,11 @@ def check_schema(schema: pa.Schema, signature: Signature, origin: str, raw: Sequ
 
 
 def _type_problem(kind: pa.DataType, spec: TensorSpec) -> str | None:
-    """What a column of this type would have to be instead, or None where it fits."""
+    """The type that the column should have instead, or None where it fits."""
     shape = row_shape(spec)
     wanted = arrow_type(spec.dtype)
     if wanted is None:
-        return f"the model wants {spec.dtype}, which no Parquet column holds"
+        return f"the model wants {spec.dtype}, which no Parquet column can store"
     described = f"wanted {wanted}" + (f"{list(shape)} in each row, as lists nested {len(shape)} deep" if shape else "")
     flat_shape = _flat_shape(kind, spec)
     for axis in shape if flat_shape is None else (prod(flat_shape),):
@@ -117,7 +117,7 @@ def _type_problem(kind: pa.DataType, spec: TensorSpec) -> str | None:
         kind = kind.value_type
     if kind == wanted or (pa.types.is_large_string(kind) and spec.dtype == "object") or _is_narrowed(kind, spec):
         return None
-    return f"{described}; cast the column, since a cast made here could lose values unseen"
+    return f"{described}; cast the column, since a cast here could lose values silently"
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -134,31 +134,31 @@ def decode(array: pa.Array, spec: TensorSpec, first_row: int) -> Column:
     `first_row` is the slice's place in the file, for the row numbers in messages.
 
     Raises:
-        InputError: A row holds a null, lists that form no rectangle, or a number beyond float32.
+        InputError: A row has a null, lists that form no rectangle, or a number beyond float32.
     """
     flat_shape = _flat_shape(array.type, spec)
     rank = len(row_shape(spec)) if flat_shape is None else 1
     shapes = np.empty((len(array), rank), np.int64)
     counts = np.ones(len(array), np.int64)  # elements of each row, at the level that is reached
-    _refuse(_null_rows(array, counts), spec, first_row, "holds a null")
+    _refuse(_null_rows(array, counts), spec, first_row, "has a null")
     for axis in range(rank):
         lengths = _lengths(array)
         starts = _starts(counts)
         shapes[:, axis] = np.append(lengths, 0)[np.minimum(starts[:-1], len(lengths))] * (counts > 0)
         uneven = lengths != np.repeat(shapes[:, axis], counts)
-        _refuse(_owners(uneven, starts), spec, first_row, "holds lists of different lengths on one axis")
+        _refuse(_owners(uneven, starts), spec, first_row, "has lists of different lengths on one axis")
         counts = counts * shapes[:, axis]
         array = array.flatten()
-        _refuse(_null_rows(array, counts), spec, first_row, "holds a null")
+        _refuse(_null_rows(array, counts), spec, first_row, "has a null")
     if flat_shape is not None:
         other = np.flatnonzero(counts != prod(flat_shape))
-        _refuse(other, spec, first_row, f"holds another number of values than {list(flat_shape)} takes")
+        _refuse(other, spec, first_row, f"has another number of values than {list(flat_shape)} takes")
         shapes = np.tile(np.asarray(flat_shape, np.int64), (len(counts), 1))
     values = _values(array)
     if _is_narrowed(array.type, spec):
         values = _narrowed(values, counts, spec, first_row)
-    alike = len(shapes) > 0 and bool((shapes == shapes[0]).all())
-    return Column(values, shapes, _starts(counts), tuple(shapes[0].tolist()) if alike else None)
+    same = len(shapes) > 0 and bool((shapes == shapes[0]).all())
+    return Column(values, shapes, _starts(counts), tuple(shapes[0].tolist()) if same else None)
 
 
 def _flat_shape(kind: pa.DataType, spec: TensorSpec) -> tuple[int, ...] | None:
@@ -203,7 +203,7 @@ def _narrowed(values: Array, counts: Indices, spec: TensorSpec, first_row: int) 
     with np.errstate(over="ignore"):
         narrowed = values.astype(np.float32)
     beyond = np.isinf(narrowed) & np.isfinite(values)
-    _refuse(_owners(beyond, _starts(counts)), spec, first_row, "holds a number beyond the range of float32")
+    _refuse(_owners(beyond, _starts(counts)), spec, first_row, "has a number beyond the range of float32")
     return narrowed
 
 
@@ -211,7 +211,7 @@ def _refuse(rows: Indices, spec: TensorSpec, first_row: int, found: str) -> None
     if len(rows):
         raise InputError(
             f"column {spec.name!r} {found} in {_named(rows + first_row)}; every row needs a whole tensor of the model's:"
-            " mend or drop these rows"
+            " fix or drop these rows"
         )
 
 

@@ -1,4 +1,4 @@
-"""The input file: what it holds, and its rows read slice by slice in bounded memory."""
+"""The input file: its contents, and its rows read slice by slice in limited memory."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from optimize.errors import UserError, first_line
 from serve.scoring.partition import Task
 
 _READ_BUFFER_BYTES = 1 << 20
-_MOST_ROWS_A_READ = 16_384
+_MOST_ROWS_PER_READ = 16_384
 _FOOTER_TAIL_BYTES = 8  # the footer's length, and the magic number behind it
 
 
 class Source(Struct, frozen=True, forbid_unknown_fields=True):
     """What identifies an input file.
 
-    A file that was moved is the same; one that was written again is not. The footer, whose digest is kept, holds the schema and the
-    place and statistics of every column chunk.
+    A moved file is the same; a rewritten one is not. The footer, whose digest is kept, has the schema and the place and
+    statistics of every column chunk.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
         return sum(self.row_groups)
 
     def is_same_as(self, other: "Source") -> bool:
-        """Whether both are the same file, wherever it stands."""
+        """Whether both are the same file, even at another path."""
         return msgspec.structs.replace(self, path="") == msgspec.structs.replace(other, path="")
 
 
@@ -46,7 +46,7 @@ def describe(path: Path) -> tuple[Source, Any, pa.Schema]:
     """What identifies a file, its Parquet metadata, and its columns.
 
     Raises:
-        UserError: There is no such file, or it is no Parquet file.
+        UserError: There is no such file, or it is not Parquet.
     """
     try:
         with _opened(path) as file:
@@ -67,7 +67,7 @@ def describe(path: Path) -> tuple[Source, Any, pa.Schema]:
 
 
 def stored_row_bytes(metadata: Any, columns: Sequence[str]) -> float:
-    """Uncompressed bytes that a row of these columns takes in the file, on average."""
+    """The average uncompressed bytes of a row of these columns in the file."""
     total = 0.0
     for group in range(metadata.num_row_groups):
         chunks = metadata.row_group(group)
@@ -79,7 +79,7 @@ def stored_row_bytes(metadata: Any, columns: Sequence[str]) -> float:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    """A file whose column chunks are read through a small buffer, instead of whole."""
+    """A file whose column chunks are read through a small buffer instead of whole."""
     if path.is_dir():
         raise IsADirectoryError
     return pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False)
@@ -88,14 +88,14 @@ def _opened(path: Path) -> pq.ParquetFile:
 class Reader:
     """Reads the rows of tasks.
 
-    A row group can only be decoded from its start, so the reader goes on from where it stands when it can: tasks are best read in the
-    order of the file.
+    A row group can only be decoded from its start, so the reader continues from its position when it can: read tasks in the order
+    of the file.
     """
 
     def __init__(self, source: Source, columns: Sequence[str], slice_rows: int) -> None:
         self._source = source
         self._columns = list(columns)
-        self._read_rows = min(slice_rows, _MOST_ROWS_A_READ)
+        self._read_rows = min(slice_rows, _MOST_ROWS_PER_READ)
         self._file = _opened(Path(source.path))
         self._group = -1
         self._position = 0
@@ -114,7 +114,7 @@ class Reader:
         """The columns of exactly the task's rows.
 
         Raises:
-            UserError: The file was changed since the job began, or is damaged.
+            UserError: The file has changed since the job began, or is damaged.
         """
         path = self._source.path
         try:

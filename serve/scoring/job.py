@@ -1,4 +1,4 @@
-"""Score a file: the story, in order."""
+"""Score a file: the whole job, in order."""
 
 import os
 import time
@@ -10,18 +10,18 @@ import pyarrow as pa
 from optimize.errors import ArtifactError, UserError
 from optimize.manifest import Manifest, Preprocessing, Signature
 from optimize.registry import Registry
+from serve.rayserve.local_ray import local_ray
 from serve.scoring import partition, progress
 from serve.scoring.answers import output_schema
 from serve.scoring.columns import check_schema
 from serve.scoring.input_file import Source, describe, stored_row_bytes
-from serve.scoring.local_ray import local_ray
-from serve.scoring.output_folder import JOB_SCHEMA, Job, Summary, check_free, held, recorded
+from serve.scoring.output_folder import JOB_SCHEMA, Job, Summary, check_free, locked, recorded
 from serve.scoring.worker import Work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks for; `version` and `workers` are chosen where they are None."""
+    """What the user asks for; None for `version` or `workers` means the default."""
 
     model: str
     input: Path
@@ -35,11 +35,11 @@ class Request:
 def run(request: Request) -> Summary:
     """Score every row of a file once, into parts in the output folder.
 
-    All that the user could have to mend is found before Ray starts, apart from single rows.
+    Everything that the user may have to fix, apart from single rows, is found before Ray starts.
 
     Raises:
-        UserError: The request, the file's columns or a row do not fit, or the folder belongs to something else.
-        ProveserveError: The version is missing or damaged, the model fails on a row, or workers die over it.
+        UserError: The request, the file's columns or a row do not fit, or the folder belongs to another job.
+        ProveserveError: The version is missing or damaged, the model fails on a row, or workers die.
     """
     began_s = time.monotonic()
     begun = recorded(request.output) if request.resume else None
@@ -56,40 +56,43 @@ def run(request: Request) -> Summary:
     tasks = partition.tasks(source.row_groups, job.slice_rows, layout.batch)
     if begun is None:
         check_free(request.output)
-    with held(request.output, job) as folder:
+    with locked(request.output, job) as folder:
         missing = folder.missing(tasks)
         work = _work(registry, request, manifest, layout, job, preprocessing)
         scoring_s = _score(work, missing, min(workers, len(missing))) if missing else 0.0
-        seconds = time.monotonic() - began_s
         scored = sum(task.rows for task in missing)
-        summary = Summary(
-            model=manifest.model,
-            version=manifest.version,
-            digest=manifest.digest,
-            rows=source.rows,
-            parts=len(tasks),
-            rows_scored=scored,
-            seconds=round(seconds, 3),
-            scoring_s=round(scoring_s, 3),
-            rows_per_s=round(scored / seconds, 1),
-        )
+        summary = _summary(job, len(tasks), scored, time.monotonic() - began_s, scoring_s)
         folder.finish(summary)
     return summary
 
 
+def _summary(job: Job, parts: int, scored: int, seconds: float, scoring_s: float) -> Summary:
+    return Summary(
+        model=job.model,
+        version=job.version,
+        digest=job.digest,
+        rows=job.input.rows,
+        parts=parts,
+        rows_scored=scored,
+        seconds=round(seconds, 3),
+        scoring_s=round(scoring_s, 3),
+        rows_per_s=round(scored / seconds, 1),
+    )
+
+
 def worker_count(asked: int | None, threads: int, cores: int) -> int:
-    """How many workers run: as many as the cores carry, or what was asked for.
+    """How many workers run: as many as the cores allow, or the number that was asked for.
 
     Raises:
-        UserError: More were asked for than the cores carry.
+        UserError: More were asked for than the cores allow.
     """
-    carried = max(cores // threads, 1)
-    if asked is not None and asked > carried:
+    most = max(cores // threads, 1)
+    if asked is not None and asked > most:
         raise UserError(
             f"--workers {asked}: {asked} x {threads} thread{'s' if threads > 1 else ''} of the artefact are more than the"
-            f" {cores} cores here; wanted at most --workers {carried}"
+            f" {cores} cores here; wanted at most --workers {most}"
         )
-    return asked or carried
+    return asked or most
 
 
 def _manifest(registry: Registry, request: Request, begun: Job | None) -> Manifest:
@@ -121,7 +124,7 @@ def _job(manifest: Manifest, layout: partition.Layout, source: Source, stored_by
 
 
 def _preprocessing(manifest: Manifest, schema: pa.Schema) -> Preprocessing | None:
-    """The version's preprocessing where the file holds its raw columns instead of the model's inputs."""
+    """The version's preprocessing, if the file has its raw columns instead of the model's inputs."""
     preprocessing = manifest.preprocessing
     if preprocessing is None or all(spec.name in schema.names for spec in manifest.signature.inputs):
         return None
@@ -136,7 +139,7 @@ def _work(
     job: Job,
     preprocessing: Preprocessing | None,
 ) -> Work:
-    """What workers are told; the files of the version are held against their digests."""
+    """The workers' instructions; the files of the version are checked against their digests."""
     return Work(
         model_path=registry.model_file(manifest),
         options=layout.options,
@@ -153,7 +156,7 @@ def _work(
 
 
 def _score(work: Work, missing: list[partition.Task], workers: int) -> float:
-    """Score tasks over workers; returns the seconds from the first that was open to the last part."""
+    """Score tasks on workers; returns the seconds from the first open worker to the last part."""
     progress.note(f"starting {workers} worker{'s' if workers > 1 else ''}")
     with local_ray(workers * work.options.threads) as interrupts:
         from serve.scoring.pool import Pool  # noqa: PLC0415 - it imports ray, which local_ray comes before

@@ -30,7 +30,7 @@ JOB_SCHEMA: Final = 1
 
 
 class Job(Struct, frozen=True, forbid_unknown_fields=True):
-    """What identifies a job: which rows, through which model, cut how, into which columns."""
+    """What identifies a job: the rows, the model, how the rows are cut, and the columns."""
 
     schema: Literal[1]
     model: str
@@ -42,7 +42,7 @@ class Job(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Summary(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run did; the one that completed a job is kept as _SUCCESS."""
+    """What a run did; that of the run which completed the job is kept as _SUCCESS."""
 
     model: str
     version: int
@@ -50,9 +50,9 @@ class Summary(Struct, frozen=True, forbid_unknown_fields=True):
     rows: int
     parts: int
     rows_scored: int
-    """Rows that this run scored; the rest were there."""
+    """Rows that this run scored; earlier runs scored the rest."""
     seconds: float
-    """The whole run, with the start and the end of its workers."""
+    """The whole run, including the start and the end of its workers."""
     scoring_s: float
     """From the first open worker to the last part."""
     rows_per_s: float
@@ -60,7 +60,7 @@ class Summary(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def recorded(folder: Path) -> Job | None:
-    """The job that a folder belongs to, or None where it has none.
+    """The job of a folder, or None where it has none.
 
     Raises:
         UserError: The record is damaged.
@@ -76,15 +76,15 @@ def recorded(folder: Path) -> Job | None:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that holds anything.
+    """Refuse a folder that is not empty.
 
     Raises:
-        UserError: It does, or is a file.
+        UserError: It is not empty, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, wanted a folder; name another one with --output")
     if folder.is_dir() and any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in folder.iterdir()):
-        fix = "go on with its job by --resume, or " if (folder / JOB_FILE).exists() else ""
+        fix = "continue its job with --resume, or " if (folder / JOB_FILE).exists() else ""
         raise UserError(f"{folder}: is not empty, wanted an empty or a new folder; {fix}name another one with --output")
 
 
@@ -102,16 +102,16 @@ def difference(begun: Job, now: Job) -> str | None:
 
 
 class Folder:
-    """An output folder that this process holds."""
+    """An output folder that this process has locked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def missing(self, tasks: tuple[Task, ...]) -> list[Task]:
-        """The tasks whose parts are not there yet.
+        """The tasks whose parts are missing.
 
         Raises:
-            UserError: A part does not hold its task's rows.
+            UserError: A part does not have its task's rows.
         """
         left = []
         for task in tasks:
@@ -123,9 +123,9 @@ class Folder:
         return left
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary, which says that every part is there; that of the run which finished the job stays.
+        """Write the summary, which marks the job as complete; an earlier summary stays.
 
-        What a worker was writing when it was killed goes before.
+        Temporary files of killed workers are removed first.
         """
         _sweep(self.path)
         with suppress(FileExistsError), creating(self.path / SUCCESS_FILE) as temporary:
@@ -133,7 +133,7 @@ class Folder:
 
 
 @contextmanager
-def held(path: Path, job: Job) -> Iterator[Folder]:
+def locked(path: Path, job: Job) -> Iterator[Folder]:
     """Claim the folder for a job, new or begun, for as long as the context lasts; half-written parts are removed at both ends.
 
     Raises:
@@ -158,7 +158,7 @@ def _begin(path: Path, job: Job) -> None:
         with creating(path / JOB_FILE) as temporary:
             temporary.write_bytes(_json(job))
     except FileExistsError:
-        return  # begun before; who holds it is for the lock to say
+        return  # an unfinished job, which another process may have locked
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}; name another folder with --output") from None
 
@@ -179,12 +179,12 @@ def _sweep(path: Path) -> None:
 
 
 def part_path(folder: Path, task: Task) -> Path:
-    """Where a task's rows stand once it is done."""
+    """The file of a task's rows."""
     return folder / f"part-{task.index:05d}.parquet"
 
 
 def write_part(folder: Path, task: Task, table: pa.Table) -> None:
-    """Let a task's part appear, whole; one that is there already stays.
+    """Write a task's part; one that exists already stays.
 
     Raises:
         ProveserveError: It cannot be written.
@@ -195,10 +195,10 @@ def write_part(folder: Path, task: Task, table: pa.Table) -> None:
             # Scores hardly repeat: looking for a dictionary takes four times as long as writing them.
             pq.write_table(table, temporary, row_group_size=max(table.num_rows, 1), use_dictionary=False)
     except FileExistsError:
-        return  # a worker that was taken for dead had finished it
+        return  # a worker that seemed dead had finished it
     except OSError as error:
         raise ProveserveError(
-            f"{path}: cannot be written: {error.strerror or error}; finished parts are kept: mend that, and go on with --resume"
+            f"{path}: cannot be written: {error.strerror or error}; finished parts are kept: fix that, and continue with --resume"
         ) from None
 
 
@@ -208,8 +208,10 @@ def _check_part(path: Path, task: Task) -> None:
     except (pa.ArrowException, OSError):
         rows = -1
     if rows != task.rows:
-        found = "is no Parquet file" if rows < 0 else f"holds {rows} rows"
-        raise UserError(f"{path}: {found}, wanted the {task.rows} rows of its task; remove it, and go on with --resume")
+        found = "is no Parquet file" if rows < 0 else f"has {rows} rows"
+        raise UserError(
+            f"{path}: {found}, wanted the {task.rows} rows of its task; remove it, and continue with --resume"
+        )
 
 
 def _json(record: Struct) -> bytes:

@@ -1,6 +1,6 @@
 """How a version is run over the rows of a file, and how these are cut into tasks.
 
-A row group is a task, and a large one is cut into slices that are bounded in bytes and in time.
+A row group is a task; a large one is cut into slices of limited bytes and time.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from optimize.manifest import Manifest, SessionOptions, Signature, TensorSpec
 from optimize.runtime.batching.curve import Curve
 
 SLICE_BYTES = 64 << 20
-"""Most bytes of inputs and outputs that one task holds, by estimate; a worker's peak is a small multiple of it."""
+"""The estimated bytes of a task's inputs and outputs, at most; a worker's peak is a small multiple of it."""
 
 SHORTEST_TASK_S = 2.0
 LONGEST_TASK_S = 60.0
 TASKS_WANTED = 200
-"""A kill loses at most the tasks that run, so they are short; but a long job makes no more than about this many parts."""
+"""A kill loses at most the running tasks, so they are short; but a long job has no more than about this many parts."""
 
 _STRING_BYTES = 64
 _ITEM_BYTES = {"object": _STRING_BYTES, "bool": 1}
@@ -27,7 +27,7 @@ _ITEM_BYTES = {"object": _STRING_BYTES, "bool": 1}
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How each worker runs the model: its session's options, the most rows of an execution, and the predicted seconds of a row.
+    """How each worker runs the model: its session's options, the rows of an execution at most, and the predicted seconds per row.
 
     `row_s` is 0 where nothing was measured.
     """
@@ -38,7 +38,7 @@ class Layout:
 
 
 def layout(manifest: Manifest) -> Layout:
-    """The operating point that export measured to be best for bulk, or else the measured session at its largest batch."""
+    """The operating point that export measured as best for bulk, or else the measured session at its largest batch."""
     options, largest = manifest.artifact.options, manifest.signature.max_batch
     if manifest.bulk is None:
         return Layout(options, largest, Curve(manifest.curve).p95_s(largest) / largest)
@@ -62,8 +62,8 @@ class Task:
 def tasks(row_groups: Sequence[int], slice_rows: int, batch: int) -> tuple[Task, ...]:
     """Cut row groups of the given sizes into tasks of about `slice_rows` rows at most, in the order of the file.
 
-    The slices of one row group are alike in size, and all but its last are whole batches. A file without rows is one empty task,
-    so that its output has a part, and thereby a schema.
+    The slices of one row group have about the same size, and all but its last are whole batches. A file without rows is one empty
+    task, so that its output has a part, and with it a schema.
     """
     found: list[Task] = []
     first_row = 0
@@ -84,7 +84,7 @@ def _slice_size(rows: int, slice_rows: int, batch: int) -> int:
 
 
 def slice_rows(rows: int, row_bytes: float, row_s: float, batch: int) -> int:
-    """Most rows of one task, in whole batches.
+    """Rows of one task at most, in whole batches.
 
     Args:
         rows: Rows of the whole file.
@@ -102,7 +102,7 @@ def slice_rows(rows: int, row_bytes: float, row_s: float, batch: int) -> int:
 def row_bytes(signature: Signature, stored_bytes: float) -> float:
     """Estimated bytes of one row's inputs and outputs, dynamic dimensions at their largest declared size.
 
-    `stored_bytes` is what a row of the input takes in the file, which counts where strings or undeclared dimensions are long.
+    `stored_bytes` is the bytes of an input row in the file, which count where strings or undeclared dimensions are long.
     """
     inputs = sum(_tensor_bytes(spec, signature) for spec in signature.inputs)
     outputs = sum(_tensor_bytes(spec, signature) for spec in signature.outputs)

@@ -1,4 +1,4 @@
-"""Tasks over Ray actors, and over another one where an actor died."""
+"""Run tasks on Ray actors, and a task again on another one where its actor died."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from serve.scoring.partition import Task
 from serve.scoring.worker import Scorer, Work
 
 MAX_ATTEMPTS = 3
-"""Workers that may die over one task, or while they start, before the job gives up."""
+"""Workers that may die during one task, or while they start, before the job fails."""
 
 _WAIT_S = 0.2
 _DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
@@ -24,17 +24,17 @@ class Losses:
         self._count: Counter[int | None] = Counter()
 
     def add(self, task: Task | None) -> None:
-        """Take note that a worker died over `task`, or while it started (None).
+        """Count a worker that died during `task`, or while it started (None).
 
         Raises:
-            ProveserveError: It was one too many.
+            ProveserveError: Too many have died.
         """
         key = None if task is None else task.index
         self._count[key] += 1
         if self._count[key] < MAX_ATTEMPTS:
             return
         raise ProveserveError(
-            f"{_place(task)}: {MAX_ATTEMPTS} workers died; finished parts are kept: if memory was short, go on with --resume"
+            f"{_place(task)}: {MAX_ATTEMPTS} workers died; finished parts are kept: if memory was short, continue with --resume"
             " and fewer --workers"
         )
 
@@ -46,7 +46,7 @@ def _place(task: Task | None) -> str:
 
 
 class _Actor:
-    """A worker process. It opens its model when told to, so that a failure there arrives as the error that it is."""
+    """A worker process. Opening the model is a call of its own, since Ray would hide an error of the constructor."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -63,13 +63,13 @@ class _Actor:
 class Pool:
     """Workers of a running Ray, which score tasks in order, each as soon as it is free.
 
-    `heed` is called while the pool waits, and ends the job by raising.
+    `interrupted` is called while the pool waits, and ends the job by raising.
     """
 
-    def __init__(self, work: Work, workers: int, heed: Callable[[], None]) -> None:
+    def __init__(self, work: Work, workers: int, interrupted: Callable[[], None]) -> None:
         self._actor = ray.remote(num_cpus=work.options.threads, max_restarts=0)(_Actor)
         self._work = work
-        self._heed = heed
+        self._interrupted = interrupted
         self._running: dict[Any, tuple[Any, Task | None]] = {}
         self._idle: deque[Any] = deque()
         self._waiting: deque[Task] = deque()
@@ -78,7 +78,7 @@ class Pool:
             self._start_worker()
 
     def open(self) -> None:
-        """Return when a first worker has opened its model and replayed the golden inputs.
+        """Return when the first worker has opened its model and replayed the golden inputs.
 
         Raises:
             ProveserveError: The model does not open, does not answer as it did, or the workers die.
@@ -87,10 +87,10 @@ class Pool:
             self._step()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        """Score every task and give each as its part is there.
+        """Score all tasks, and yield each one when its part is written.
 
         Raises:
-            ProveserveError: A task failed, or too many workers died over it.
+            ProveserveError: A task failed, or too many workers died during it.
         """
         self._waiting.extend(tasks)
         left = len(tasks)
@@ -109,10 +109,10 @@ class Pool:
         self._running[actor.open.remote()] = (actor, None)
 
     def _step(self) -> Task | None:
-        """Wait for what happens next, and give the task that it completed, if it did."""
+        """Wait for the next call to end, and return the task that it completed, if any."""
         ready: list[Any] = []
         while not ready:
-            self._heed()
+            self._interrupted()
             ready, _ = ray.wait(list(self._running), timeout=_WAIT_S)
         actor, task = self._running.pop(ready[0])
         try:
@@ -130,10 +130,10 @@ class Pool:
 
 
 def _cause(error: Any, task: Task | None) -> ProveserveError:
-    """The error that a worker raised, as it raised it; others in one sentence."""
+    """The error that a worker raised, if it is one of ours; any other in one sentence."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, ProveserveError):
         return cause
     return ProveserveError(
-        f"{_place(task)}: {type(cause).__name__}: {first_line(cause)}; finished parts are kept: mend that, and go on with --resume"
+        f"{_place(task)}: {type(cause).__name__}: {first_line(cause)}; finished parts are kept: fix that, and continue with --resume"
     )

@@ -6,7 +6,7 @@ from optimize.execution.progress import Advance, counted, say
 
 
 def shown(rows: int, done: int) -> AbstractContextManager[Advance]:
-    """Show progress over `rows` rows, `done` of which were there before."""
+    """Show progress over `rows` rows, `done` of which are scored already."""
     return counted("scored", rows, "rows", done)
 
 

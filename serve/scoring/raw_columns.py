@@ -1,4 +1,4 @@
-"""Raw columns of a slice -> the columns of the model's inputs, by the version's own preprocessing."""
+"""Raw columns of a slice -> the columns of the model's inputs, by the version's preprocessing."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from optimize.errors import InputError, SourceError
 from optimize.manifest import Signature, TensorSpec
 from serve.scoring.columns import Column, Indices, row_shape
 
-ROWS_A_CALL = 32
+ROWS_PER_CALL = 32
 """Rows that are preprocessed together, as export does it."""
 
 
@@ -22,15 +22,15 @@ def prepared(
 ) -> dict[str, Column]:
     """The model's inputs for the rows of a slice, of which `first_row` is the first.
 
-    Where rows may be padded, each is preprocessed alone: it then keeps its own size, and rows of like size can share a batch.
+    Where rows may be padded, each is preprocessed alone: it then keeps its own size, and rows of similar size can share a batch.
 
     Raises:
-        InputError: A row does not have the raw columns' shape, or the preprocessing cannot take it.
+        InputError: A row does not have the raw columns' shape, or the preprocessing fails on it.
     """
     for spec in raw:
         _check_shapes(columns[spec.name], spec, first_row)
     total = len(next(iter(columns.values())).shapes)
-    step = 1 if any(spec.pad is not None for spec in signature.inputs) else ROWS_A_CALL
+    step = 1 if any(spec.pad is not None for spec in signature.inputs) else ROWS_PER_CALL
     found: dict[str, list[Array]] = {spec.name: [] for spec in signature.inputs}
     for start in range(0, total, step):
         rows = np.arange(start, min(start + step, total))
@@ -53,7 +53,7 @@ def _check_shapes(column: Column, spec: TensorSpec, first_row: int) -> None:
 def _made(
     preprocess: Callable[[Arrays], Arrays], given: Arrays, signature: Signature, rows: int, place: str
 ) -> dict[str, list[Array]]:
-    """One array a row and input; an input without batch axis is the same in each row."""
+    """For each input, one array per row; an input without a batch axis is the same in all rows."""
     try:
         inputs = preprocess(given)
     except SourceError as error:
@@ -77,5 +77,5 @@ def _column(values: list[Array], spec: TensorSpec) -> Column:
     shapes: Indices = np.array([value.shape for value in values], np.int64).reshape(len(values), rank)
     starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))]).astype(np.int64)
     flat = np.concatenate([value.ravel() for value in values]) if values else np.empty(0, spec.dtype)
-    alike = len(values) > 0 and bool((shapes == shapes[0]).all())
-    return Column(flat, shapes, starts, tuple(shapes[0].tolist()) if alike else None)
+    same = len(values) > 0 and bool((shapes == shapes[0]).all())
+    return Column(flat, shapes, starts, tuple(shapes[0].tolist()) if same else None)

@@ -25,7 +25,7 @@ from serve.scoring.raw_columns import prepared
 
 @dataclass(frozen=True)
 class Work:
-    """All that a worker needs to know of its job."""
+    """Everything that a worker needs to know of its job."""
 
     model_path: Path
     options: SessionOptions
@@ -38,11 +38,11 @@ class Work:
     folder: Path
     registry: Path | str
     preprocessing: Preprocessing | None = None
-    """Where the file holds raw columns."""
+    """Set where the file has raw columns."""
 
     @property
     def columns(self) -> tuple[TensorSpec, ...]:
-        """What is read of the file."""
+        """The columns that are read from the file."""
         return self.signature.inputs if self.preprocessing is None else self.preprocessing.columns
 
 
@@ -72,7 +72,7 @@ class Scorer:
         self._open.close()
 
     def score(self, task: Task) -> None:
-        """Score a task's rows and let its part appear.
+        """Score a task's rows and write its part.
 
         Raises:
             UserError: The rows do not fit the model.
@@ -103,10 +103,10 @@ class Scorer:
         try:
             check_inputs(self._work.signature, inputs)
         except InputError as error:
-            # Rows of a batch are alike in shape, or ordered by it: where one does not fit, the last does not.
+            # Rows of a batch have one shape, or are ordered by it: if one does not fit, the last does not.
             raise InputError(
                 f"{self._work.source.path}: row {task.first_row + batch[-1]} (row group {task.row_group}): {error};"
-                " mend or drop the row"
+                " fix or drop the row"
             ) from None
         try:
             return self._session.run(inputs)
@@ -114,7 +114,7 @@ class Scorer:
             raise self._failure(rows, batch, task, error) from None
 
     def _failure(self, rows: Slice, batch: Indices, task: Task, error: ExecutionError) -> ProveserveError:
-        """Name the first row of a batch that the model fails on alone, or the batch where it fails only as a whole."""
+        """Name the first row of a batch that the model fails on alone, or the batch if it fails only as a whole."""
         found = f"one of rows {task.first_row + batch.min()} to {task.first_row + batch.max()}"
         for position, row in enumerate(batch):
             try:
@@ -124,5 +124,5 @@ class Scorer:
                 break
         return ProveserveError(
             f"{self._work.source.path}: {found} (row group {task.row_group}): the model fails: {error};"
-            " finished parts are kept: mend or drop such rows, and score into another --output"
+            " finished parts are kept: fix or drop such rows, and score into another --output"
         )

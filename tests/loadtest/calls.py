@@ -1,4 +1,4 @@
-"""Calls made up for tests of what is said about them."""
+"""Generated calls, for tests of their verdicts and reports."""
 
 from typing import Any
 

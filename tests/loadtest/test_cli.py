@@ -146,7 +146,7 @@ def test_a_service_within_its_budget_exits_0_after_8_blocks_of_2000_calls(budget
         (["127.0.0.1:9", "--model", "toy", "--timeout", "inf"], "--timeout inf: wanted a number above 0"),
     ],
 )
-def test_what_the_user_must_mend_exits_2_with_one_line(budgets, arguments, message):
+def test_what_the_user_must_fix_exits_2_with_one_line(budgets, arguments, message):
     code, out, err = loadtest(budgets, *arguments)
     assert code == 2
     assert out == ""

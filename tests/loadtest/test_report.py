@@ -11,7 +11,7 @@ from tests.loadtest.calls import calls
 GOLDEN = Path(__file__).with_name("golden.md")
 
 TABLE = """\
-FAIL: toy at 127.0.0.1:9000, 16,000 calls at 200 a second, poisson arrivals, 80.0 s
+FAIL: toy at 127.0.0.1:9000, 16,000 calls at 200 per second, poisson arrivals, 80.0 s
 budget             limit  observed  verdict
 throughput.qps     200    198.9     PASS
 throughput.p99_ms  40     60.0      FAIL
@@ -75,6 +75,6 @@ def test_json_has_the_verdict_records_of_export_and_no_infinity():
     assert found["generator"]["kept_up"] is True
 
 
-def test_no_p99_is_told_of_fewer_than_299_calls():
+def test_no_p99_is_reported_of_fewer_than_299_calls():
     assert report.percentiles(np.arange(298.0)).p99_ms is None
     assert report.percentiles(np.arange(299.0)).p99_ms == 296.0

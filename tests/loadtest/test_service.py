@@ -56,7 +56,7 @@ def test_a_service_that_does_not_describe_it_breaks_the_run(code, message):
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
-def test_a_missing_right_is_the_users_to_mend(code):
+def test_a_missing_right_is_the_users_to_fix(code):
     refused = pytest.raises(UserError, match="does not let us ask for model 'toy': no metadata; give a token")
     with service.running(service.Faults(metadata=code)) as toy, refused:
         asked.describe(Connection(toy.target), service.MODEL)
@@ -76,7 +76,7 @@ def test_nothing_there_breaks_the_run():
 
 def test_requests_that_the_model_cannot_take_are_the_callers_error():
     payload = pb.ModelInferRequest(model_name="toy").SerializeToString()
-    refused = pytest.raises(UserError, match=r"refused the first request, made from rows\.npz: as asked; mend")
+    refused = pytest.raises(UserError, match=r"refused the first request, made from rows\.npz: as asked; fix")
     with service.running(service.Faults(error_every=1, error=grpc.StatusCode.INVALID_ARGUMENT)) as toy, refused:
         asked.try_one(Connection(toy.target), payload, "rows.npz", 5.0)
 

@@ -58,7 +58,7 @@ def test_too_few_calls_prove_nothing_and_say_how_many_would():
     assert [(v.verdict, v.needed) for v in found] == [("INCONCLUSIVE", 16_000)] * 2
 
 
-def test_the_rate_is_held_against_the_chance_of_a_poisson_count():
+def test_the_rate_is_checked_against_the_chance_of_a_poisson_count():
     # 1,600 expected: 1,535 are within one-sided chance of 5 %, 1,533 are not (Garwood's upper bound of 1,533 is 1,599.6).
     for lost, expected in [(65, "PASS"), (67, "FAIL")]:
         codes = np.where(np.arange(COUNT) < lost, 14, 0)
@@ -97,7 +97,7 @@ def test_a_fail_that_only_the_generators_lateness_makes_is_inconclusive():
     assert "lateness decides" in found.evidence
 
 
-def test_a_fail_stands_when_it_stands_without_the_generators_lateness():
+def test_a_fail_stands_if_it_holds_without_the_generators_lateness():
     assert outcomes(run(latency_ms=65.0, late_ms=10.0))["throughput.p99_ms"] == "FAIL"
 
 

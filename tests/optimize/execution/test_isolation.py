@@ -42,7 +42,7 @@ def all_gone(pids: list[int]) -> bool:
     return not any(map(alive, pids))
 
 
-def test_answer_comes_back() -> None:
+def test_the_answer_is_returned() -> None:
     assert Isolated()(steps.add, 2, b=3) == 5
 
 
@@ -57,7 +57,7 @@ def test_prints_are_captured_and_stdin_is_empty(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-def test_call_that_is_meant_to_last_is_given_its_time() -> None:
+def test_a_longer_call_gets_a_longer_time_limit() -> None:
     hasty = Isolated(timeout_s=0.01, memory_mb=4000)
     with pytest.raises(ProcessError, match="time limit"):
         hasty(steps.add, 1)

@@ -179,44 +179,44 @@ def refused(url: str) -> str:
     return str(caught.value)
 
 
-def test_missing_bucket_is_told(s3: Store) -> None:
+def test_missing_bucket_is_reported(s3: Store) -> None:
     assert refused("s3://nobody-made-it/models") == (
         "s3://nobody-made-it/models: there is no bucket of that name; create it, or name another"
     )
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///models"])
-def test_url_without_a_bucket_is_told(url: str) -> None:
+def test_url_without_a_bucket_is_reported(url: str) -> None:
     assert "names no bucket; wanted s3://bucket/prefix" in refused(url)
 
 
-def test_bucket_name_that_cannot_be_is_told(s3: Store) -> None:
+def test_invalid_bucket_name_is_reported(s3: Store) -> None:
     assert "Invalid bucket name" in refused("s3://No Bucket/models")
 
 
-def test_endpoint_that_is_not_there_is_told(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_endpoint_is_reported(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "the store cannot be reached" in refused(s3.url)
     assert "check the network and AWS_ENDPOINT_URL" in refused(s3.url)
 
 
-def test_endpoint_that_is_no_url_is_told(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_that_is_no_url_is_reported(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     assert "Invalid endpoint: nonsense; check the URL and the AWS_* settings" in refused(s3.url)
 
 
-def test_missing_credentials_are_told(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "no credentials: Unable to locate credentials; set AWS_ACCESS_KEY_ID" in refused(s3.url)
 
 
-def test_unknown_profile_is_told(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_profile_is_reported(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     assert "no credentials: The config profile (nobody) could not be found" in refused(s3.url)
 
 
-def test_unknown_credentials_are_told(s3: Store) -> None:
+def test_unknown_credentials_are_reported(s3: Store) -> None:
     def authenticate_after(requests: str) -> None:
         call(f"{s3.endpoint}/moto-api/reset-auth", requests.encode())
 
@@ -229,7 +229,7 @@ def test_unknown_credentials_are_told(s3: Store) -> None:
     assert "check the credentials, and that they may list, read and write there" in told
 
 
-def test_credentials_that_may_not_write_are_told_and_nothing_is_published(registry: Registry, s3: Store) -> None:
+def test_credentials_without_write_access_are_reported_and_nothing_is_published(registry: Registry, s3: Store) -> None:
     s3.fail("denied", times=100)
     with pytest.raises(UserError, match=r"access is refused \(AccessDenied: as the test asked\)"):
         registry.check()

@@ -77,7 +77,7 @@ def test_the_last_of_two_concurrent_publishers_is_current(registry: Registry) ->
     assert (registry.versions("identity"), registry.current("identity")) == ([1, 2, 3], 3)
 
 
-def test_damaged_blob_is_refused_and_mended_by_putting_it_again(registry: Registry, tmp_path: Path) -> None:
+def test_damaged_blob_is_refused_and_fixed_by_putting_it_again(registry: Registry, tmp_path: Path) -> None:
     blob = registry.load("identity").artifact.files[0]
     whole = (tmp_path / "identity.onnx").read_bytes()
     overwrite_blob(registry, blob, bytes([whole[0] ^ 1]) + whole[1:])
@@ -96,7 +96,7 @@ def with_external_data(registry: Registry, folder: Path) -> Manifest:
     return msgspec.structs.replace(manifest, artifact=msgspec.structs.replace(manifest.artifact, files=files))
 
 
-def test_external_data_stands_beside_its_model_under_its_digest(registry: Registry, tmp_path: Path) -> None:
+def test_external_data_is_next_to_its_model_under_its_digest(registry: Registry, tmp_path: Path) -> None:
     manifest = with_external_data(registry, tmp_path)
     model, weights = manifest.artifact.files
     path = registry.model_file(manifest)
@@ -110,7 +110,7 @@ def test_damaged_external_data_is_refused_with_its_model(registry: Registry, tmp
         registry.model_file(manifest)
 
 
-def test_missing_blob_is_told(registry: Registry) -> None:
+def test_missing_blob_is_reported(registry: Registry) -> None:
     blob = registry.load("identity").golden.blob
     delete_blob(registry, blob)
     with pytest.raises(ArtifactError, match=f"golden.npz: blob {blob.digest[:12]} is missing from"):
@@ -137,13 +137,13 @@ def test_version_that_does_not_exist_is_not_promoted(registry: Registry) -> None
     assert registry.current("identity") == 1
 
 
-def test_damaged_current_is_told(registry: Registry) -> None:
+def test_damaged_current_is_reported(registry: Registry) -> None:
     overwrite(registry, "models/identity/current", b"latest\n")
     with pytest.raises(ArtifactError, match="`current` says 'latest'; wanted a version number such as 1"):
         registry.load("identity")
 
 
-def test_damaged_manifest_is_told(registry: Registry) -> None:
+def test_damaged_manifest_is_reported(registry: Registry) -> None:
     overwrite(registry, "models/identity/1/manifest.json", b"{")
     with pytest.raises(ArtifactError, match=r"manifest\.json: not a manifest of schema 1"):
         registry.load("identity")

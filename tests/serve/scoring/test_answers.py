@@ -44,7 +44,7 @@ def test_schema_has_the_row_number_and_a_column_per_output() -> None:
 def test_outputs_that_cannot_be_columns_are_refused() -> None:
     with pytest.raises(UserError, match="output 'row' has the name of the column of row numbers"):
         output_schema(model(TensorSpec("row", "int64", ("batch",))))
-    with pytest.raises(UserError, match="output 'y' is bfloat16, which no Parquet column holds"):
+    with pytest.raises(UserError, match="output 'y' is bfloat16, which no Parquet column can store"):
         output_schema(model(TensorSpec("y", "bfloat16", ("batch",))))
 
 
@@ -69,7 +69,7 @@ def test_tensors_of_free_and_fixed_axes_nest() -> None:
     assert table["y"].to_pylist() == [[[0, 1], [2, 3]], [], [[0, 1]]]
 
 
-def test_batch_axis_may_stand_anywhere() -> None:
+def test_batch_axis_may_have_any_position() -> None:
     signature = model(TensorSpec("y", "int64", (2, "batch")))
     table = filled(signature, 3, [([0, 1, 2], {"y": np.array([[1, 2, 3], [4, 5, 6]])})])
     assert table["y"].to_pylist() == [[1, 4], [2, 5], [3, 6]]

@@ -65,7 +65,7 @@ def test_tensor_of_fixed_shape_may_come_as_one_flat_list(kind: pa.DataType) -> N
 
 def test_flat_list_of_another_length_is_refused() -> None:
     wanted = spec("float32", "batch", 2, 3)
-    with pytest.raises(InputError, match=r"holds another number of values than \[2, 3\] takes in row 8;"):
+    with pytest.raises(InputError, match=r"has another number of values than \[2, 3\] takes in row 8;"):
         decode(pa.array([[0.0] * 6, [0.0] * 5]), wanted, 7)
     assert "wanted float[2, 3] in each row" in schema_problem(pa.list_(pa.float32(), 5), wanted)
     assert "lists nested 2 deep" in schema_problem(pa.list_(pa.float32()), spec("float32", "batch", 2, "n"))
@@ -83,7 +83,7 @@ def test_float64_is_narrowed_to_float32_unless_a_number_is_beyond_it() -> None:
     column = decode(pa.array([0.1, float("inf"), float("nan")]), spec("float32", "batch"), 0)
     assert column.values.dtype == np.float32
     assert column.values[0] == np.float32(0.1)
-    with pytest.raises(InputError, match=r"column 'x' holds a number beyond the range of float32 in row 11;"):
+    with pytest.raises(InputError, match=r"column 'x' has a number beyond the range of float32 in row 11;"):
         decode(pa.array([0.1, 1e39]), spec("float32", "batch"), 10)
 
 
@@ -98,7 +98,7 @@ def test_float64_is_narrowed_to_float32_unless_a_number_is_beyond_it() -> None:
 )
 def test_nulls_at_any_depth_are_refused_with_their_rows(values: Sequence[Any], kind: pa.DataType) -> None:
     expected = r"row 103;" if kind == pa.list_(pa.list_(pa.int64(), 1), 1) else r"rows 101, 103;"
-    with pytest.raises(InputError, match=rf"column 'x' holds a null in {expected}"):
+    with pytest.raises(InputError, match=rf"column 'x' has a null in {expected}"):
         decode(pa.array(values, kind), spec("int64", "batch", "a", "b"), 100)
 
 
@@ -171,4 +171,4 @@ def test_depth_and_fixed_sizes_are_checked() -> None:
     )
     assert "wanted float[4] in each row" in schema_problem(pa.list_(pa.float32(), 3), spec("float32", "batch", 4))
     assert "wanted float" in schema_problem(pa.list_(pa.float32()), spec("float32", "batch"))
-    assert "no Parquet column holds" in schema_problem(pa.float32(), spec("bfloat16", "batch"))
+    assert "no Parquet column can store" in schema_problem(pa.float32(), spec("bfloat16", "batch"))

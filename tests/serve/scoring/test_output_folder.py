@@ -15,7 +15,7 @@ from serve.scoring.output_folder import (
     Job,
     Summary,
     check_free,
-    held,
+    locked,
     part_path,
     recorded,
     write_part,
@@ -40,11 +40,11 @@ def names(folder: Path) -> list[str]:
 
 def test_parts_of_a_job_are_found_again(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with held(out, JOB) as folder:
+    with locked(out, JOB) as folder:
         assert folder.missing(TASKS) == list(TASKS)
         write_part(out, TASKS[1], rows(TASKS[1]))
     assert recorded(out) == JOB
-    with held(out, JOB) as folder:
+    with locked(out, JOB) as folder:
         assert folder.missing(TASKS) == [TASKS[0]]
         folder.finish(SUMMARY)
     assert msgspec.json.decode((out / SUCCESS_FILE).read_bytes(), type=Summary) == SUMMARY
@@ -72,7 +72,7 @@ def test_failed_write_leaves_nothing_and_says_why(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_worker_was_writing_is_gone_from_a_finished_folder(tmp_path: Path) -> None:
-    with held(tmp_path, JOB) as folder:
+    with locked(tmp_path, JOB) as folder:
         (tmp_path / ".tmp-7-part-00000.parquet").write_bytes(b"half")
         for task in TASKS:
             write_part(tmp_path, task, rows(task))
@@ -82,7 +82,7 @@ def test_what_a_killed_worker_was_writing_is_gone_from_a_finished_folder(tmp_pat
 
 def test_what_a_worker_was_writing_is_gone_after_an_interrupt(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with held(tmp_path, JOB):
+        with locked(tmp_path, JOB):
             write_part(tmp_path, TASKS[0], rows(TASKS[0]))
             (tmp_path / ".tmp-7-part-00001.parquet").write_bytes(b"half")
             raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def test_what_a_worker_was_writing_is_gone_after_an_interrupt(tmp_path: Path) ->
 
 
 def test_finished_summary_stays(tmp_path: Path) -> None:
-    with held(tmp_path, JOB) as folder:
+    with locked(tmp_path, JOB) as folder:
         folder.finish(SUMMARY)
         folder.finish(changed(SUMMARY, rows_scored=0))
     assert msgspec.json.decode((tmp_path / SUCCESS_FILE).read_bytes(), type=Summary) == SUMMARY
@@ -111,27 +111,27 @@ def test_finished_summary_stays(tmp_path: Path) -> None:
     ],
 )
 def test_different_job_is_refused(tmp_path: Path, other: Job, named: str) -> None:
-    with held(tmp_path, JOB):
+    with locked(tmp_path, JOB):
         pass
     with (
         pytest.raises(UserError, match=f"the job there was begun with .*{named}; name another folder"),
-        held(tmp_path, other),
+        locked(tmp_path, other),
     ):
         pass
     assert recorded(tmp_path) == JOB
 
 
 def test_same_input_in_another_place_is_the_same_job(tmp_path: Path) -> None:
-    with held(tmp_path, JOB):
+    with locked(tmp_path, JOB):
         pass
-    with held(tmp_path, changed(JOB, input=changed(INPUT, path="/elsewhere/in.parquet"))):
+    with locked(tmp_path, changed(JOB, input=changed(INPUT, path="/elsewhere/in.parquet"))):
         pass
 
 
-def test_folder_is_held_by_one_process(tmp_path: Path) -> None:
+def test_folder_is_locked_by_one_process(tmp_path: Path) -> None:
     holder = (
-        "import sys, time, msgspec; from pathlib import Path; from serve.scoring.output_folder import Job, held\n"
-        "with held(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Job)):\n"
+        "import sys, time, msgspec; from pathlib import Path; from serve.scoring.output_folder import Job, locked\n"
+        "with locked(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Job)):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -139,26 +139,26 @@ def test_folder_is_held_by_one_process(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another `optimize score` works on it"), held(tmp_path, JOB):
+        with pytest.raises(UserError, match="another `optimize score` works on it"), locked(tmp_path, JOB):
             pass
         process.kill()
-    with held(tmp_path, JOB):
+    with locked(tmp_path, JOB):
         pass
 
 
 def test_strays_of_a_killed_job_are_removed(tmp_path: Path) -> None:
-    with held(tmp_path, JOB):
+    with locked(tmp_path, JOB):
         pass
     (tmp_path / ".tmp-77-part-00000.parquet").write_bytes(b"half")
-    with held(tmp_path, JOB):
+    with locked(tmp_path, JOB):
         assert names(tmp_path) == [JOB_FILE]
 
 
 def test_damaged_part_is_named(tmp_path: Path) -> None:
     write_part(tmp_path, TASKS[0], rows(TASKS[1]))
-    with held(tmp_path, JOB) as folder:
+    with locked(tmp_path, JOB) as folder:
         with pytest.raises(
-            UserError, match=r"part-00000.parquet: holds 2 rows, wanted the 3 rows of its task; remove it"
+            UserError, match=r"part-00000.parquet: has 2 rows, wanted the 3 rows of its task; remove it"
         ):
             folder.missing(TASKS)
         part_path(tmp_path, TASKS[0]).write_bytes(b"not parquet at all")
@@ -184,7 +184,7 @@ def test_only_an_empty_folder_is_free(tmp_path: Path) -> None:
     ):
         check_free(tmp_path)
     (tmp_path / JOB_FILE).write_text("{}")
-    with pytest.raises(UserError, match=r"go on with its job by --resume, or name another one"):
+    with pytest.raises(UserError, match=r"continue its job with --resume, or name another one"):
         check_free(tmp_path)
     with pytest.raises(UserError, match="is a file, wanted a folder"):
         check_free(tmp_path / "notes.txt")
@@ -192,12 +192,12 @@ def test_only_an_empty_folder_is_free(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written: Not a directory"), held(tmp_path / "file" / "out", JOB):
+    with pytest.raises(UserError, match="cannot be written: Not a directory"), locked(tmp_path / "file" / "out", JOB):
         pass
 
 
 def test_parts_are_written_as_readers_of_folders_expect(tmp_path: Path) -> None:
-    with held(tmp_path, JOB) as folder:
+    with locked(tmp_path, JOB) as folder:
         for task in TASKS:
             write_part(tmp_path, task, rows(task))
         folder.finish(SUMMARY)

@@ -35,7 +35,7 @@ def test_every_row_is_in_one_task_and_in_order(groups: list[int], batch: int, ba
 
 
 @given(row_groups, batch_sizes, st.integers(1, 20))
-def test_slices_are_bounded_whole_batches_and_alike(groups: list[int], batch: int, batches: int) -> None:
+def test_slices_are_bounded_whole_batches_of_similar_size(groups: list[int], batch: int, batches: int) -> None:
     limit = batch * batches
     for group in range(len(groups)):
         sizes = [task.rows for task in tasks(groups, limit, batch) if task.row_group == group]

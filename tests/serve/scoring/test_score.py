@@ -173,7 +173,7 @@ def test_interrupt_leaves_no_process_and_no_half_file(folder: Path, number: sign
         os.killpg(run.process.pid, number) if number == signal.SIGINT else run.process.send_signal(number)
         code, printed, err = run.wait()
     assert (code, printed) == (130, "")
-    assert f"{out.name}: finished parts are kept; go on with --resume" in err
+    assert f"{out.name}: finished parts are kept; continue with --resume" in err
     assert "Traceback" not in err
     assert {entry.name for entry in out.iterdir()} == {"_job.json", *parts(out)}
     assert all(pq.read_metadata(out / name).num_rows == 16 for name in parts(out))

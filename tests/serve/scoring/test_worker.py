@@ -154,11 +154,11 @@ def test_row_that_the_model_fails_on_is_named(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ([1, 2, 3], r"row 14 \(row group 1\): input 'x' has shape \[1, 3\]; wanted \['batch', 4\]: axis 1 must be 4"),
-        (None, r"column 'x' holds a null in row 14"),
-        ([1, None, 3, 4], r"column 'x' holds a null in row 14"),
+        (None, r"column 'x' has a null in row 14"),
+        ([1, None, 3, 4], r"column 'x' has a null in row 14"),
     ],
 )
-def test_row_that_does_not_fit_is_the_users_to_mend(tmp_path: Path, row: Any, message: str) -> None:
+def test_row_that_does_not_fit_is_the_users_to_fix(tmp_path: Path, row: Any, message: str) -> None:
     signature = signature_of(models.lookup(), tmp_path, batch=Dim(1, 4, 4))
     x: list[Any] = [[0, 0, 0, 0]] * 20
     x[14] = row

@@ -28,7 +28,7 @@ from tests.optimize.runtime.fakes import (
 )
 
 
-async def _an_idle_slot_never_waits_for_company():
+async def _an_idle_worker_never_waits_for_a_fuller_batch():
     async with gated() as (batcher, session, _):
         tasks = calls(batcher, range(5))
         await until(lambda: session.inside)
@@ -41,11 +41,11 @@ async def _an_idle_slot_never_waits_for_company():
         await until(lambda: batcher.running == 0)
 
 
-def test_an_idle_slot_never_waits_for_company():
-    asyncio.run(_an_idle_slot_never_waits_for_company())
+def test_an_idle_worker_never_waits_for_a_fuller_batch():
+    asyncio.run(_an_idle_worker_never_waits_for_a_fuller_batch())
 
 
-async def _a_batch_is_formed_when_the_slot_is_free_and_not_before():
+async def _a_batch_is_formed_when_the_worker_is_free_and_not_before():
     async with gated() as (batcher, session, _):
         tasks = calls(batcher, range(3))
         await until(lambda: session.inside)
@@ -56,11 +56,11 @@ async def _a_batch_is_formed_when_the_slot_is_free_and_not_before():
         assert session.ran == [[0], [99, 1, 2]], "who came while the model was busy is in, and in order"
 
 
-def test_a_batch_is_formed_when_the_slot_is_free_and_not_before():
-    asyncio.run(_a_batch_is_formed_when_the_slot_is_free_and_not_before())
+def test_a_batch_is_formed_when_the_worker_is_free_and_not_before():
+    asyncio.run(_a_batch_is_formed_when_the_worker_is_free_and_not_before())
 
 
-async def _each_session_is_a_slot():
+async def _each_session_has_a_worker():
     async with gated(workers=2) as (batcher, sessions, _):
         tasks = calls(batcher, range(4))
         await until(lambda: all(session.inside for session in sessions))
@@ -71,8 +71,8 @@ async def _each_session_is_a_slot():
         assert sum(len(session.ran) for session in sessions) == 3
 
 
-def test_each_session_is_a_slot_that_runs_one_batch_at_a_time():
-    asyncio.run(_each_session_is_a_slot())
+def test_each_session_has_a_worker_that_runs_one_batch_at_a_time():
+    asyncio.run(_each_session_has_a_worker())
 
 
 async def _the_model_never_runs_on_the_loop():
@@ -160,7 +160,7 @@ async def _who_need_not_be_read():
         assert batcher.counters.calls["infeasible"] == 1
 
 
-def test_whoever_would_be_refused_like_the_last_that_came_need_not_be_read():
+def test_a_request_that_would_be_refused_like_the_last_one_need_not_be_read():
     asyncio.run(_who_need_not_be_read())
 
 
@@ -181,7 +181,7 @@ async def _a_larger_or_less_urgent_one_is_refused():
         await asyncio.gather(*running)
 
 
-def test_a_refused_request_that_was_large_or_could_wait_stands_for_a_single_row_of_the_most_urgent():
+def test_a_large_or_less_urgent_refused_request_counts_as_a_single_row_of_the_most_urgent():
     asyncio.run(_a_larger_or_less_urgent_one_is_refused())
 
 
@@ -225,7 +225,7 @@ async def _freeing_a_place():
         await asyncio.gather(*running)
 
 
-def test_a_place_that_becomes_free_is_for_those_who_come_next():
+def test_a_place_that_becomes_free_is_for_the_next_requests():
     asyncio.run(_freeing_a_place())
 
 
@@ -243,7 +243,7 @@ async def _a_full_queue():
         await asyncio.gather(*running, *waiting)
 
 
-def test_nobody_is_read_while_the_queue_is_full():
+def test_no_request_is_read_while_the_queue_is_full():
     asyncio.run(_a_full_queue())
 
 
@@ -265,7 +265,7 @@ def test_the_loop_goes_before_the_model():
     assert nicenesses == [min(ours + WORKER_NICENESS, 19)]
 
 
-async def _work_is_spread_over_all_slots():
+async def _work_is_spread_over_all_workers():
     async with gated(workers=2) as (batcher, sessions, _):
         running = calls(batcher, [0, 1])
         await until(lambda: all(session.inside for session in sessions))
@@ -281,8 +281,8 @@ async def _work_is_spread_over_all_slots():
         await asyncio.gather(*met, return_exceptions=True)
 
 
-def test_a_predicted_wait_counts_on_all_slots():
-    asyncio.run(_work_is_spread_over_all_slots())
+def test_a_predicted_wait_counts_on_all_workers():
+    asyncio.run(_work_is_spread_over_all_workers())
 
 
 async def _a_deadline_that_ends_in_the_queue():
@@ -301,7 +301,7 @@ async def _a_deadline_that_ends_in_the_queue():
     assert batcher.counters.calls["expired"] == 1
 
 
-def test_a_deadline_that_ends_in_the_queue_is_told_at_once_and_never_run():
+def test_a_deadline_that_passes_in_the_queue_is_reported_at_once_and_never_run():
     asyncio.run(_a_deadline_that_ends_in_the_queue())
 
 
@@ -430,11 +430,11 @@ async def _the_queue_is_bounded():
         assert batcher.counters.calls["queue_full"] == 2
 
 
-def test_the_queue_is_bounded_in_rows_and_tells_when_to_come_back():
+def test_the_queue_is_bounded_in_rows_and_says_when_to_retry():
     asyncio.run(_the_queue_is_bounded())
 
 
-async def _an_idle_slot_needs_no_queue():
+async def _an_idle_worker_needs_no_queue():
     async with gated(BatcherOptions(MAX_BATCH, 0, 1000.0)) as (batcher, session, _):
         running = calls(batcher, [0])
         await until(lambda: session.inside)
@@ -444,8 +444,8 @@ async def _an_idle_slot_needs_no_queue():
         await asyncio.gather(*running)
 
 
-def test_an_idle_slot_takes_what_a_queue_could_not_hold():
-    asyncio.run(_an_idle_slot_needs_no_queue())
+def test_an_idle_worker_takes_what_a_queue_could_not_hold():
+    asyncio.run(_an_idle_worker_needs_no_queue())
 
 
 async def _the_accepted_meet_their_deadline():
@@ -466,7 +466,7 @@ def test_under_overload_the_accepted_meet_their_deadline_and_the_rest_is_refused
     asyncio.run(_the_accepted_meet_their_deadline())
 
 
-def test_it_tells_what_is_executing_and_tallies_what_was():
+def test_it_reports_running_executions_and_counts_finished_ones():
     async def story():
         async with gated(workers=2) as (batcher, sessions, clock):
             assert batcher.workers == 2

@@ -115,7 +115,7 @@ def test_strings_are_joined_and_compared_by_value():
     assert collator.collate(requests[:2])["text"].tolist() == ["row 0", "row 1"]
 
 
-def test_shared_inputs_of_equal_bytes_but_other_shape_are_told_apart():
+def test_shared_inputs_of_equal_bytes_but_different_shapes_are_distinguished():
     signature = Signature(
         (TensorSpec("x", "float32", ("batch",)), TensorSpec("grid", "float32", ("h", "w"))),
         (TensorSpec("y", "float32", ("batch",)),),

@@ -80,7 +80,7 @@ def test_a_batch_keeps_every_promise(requests, now, batchable):
 
 @settings(deadline=None)
 @given(REQUESTS, st.integers(0, 20))
-def test_a_batch_has_room_for_nobody_who_was_left(requests, now):
+def test_a_batch_has_no_room_for_the_requests_left(requests, now):
     scheduled = scheduler(requests)
     batch, _ = scheduled.next_batch(now)
     if not batch or batch[0].rows >= MAX_ROWS:
@@ -136,7 +136,7 @@ def test_a_request_at_its_edge_is_given_up_when_the_others_cannot_bear_it():
     assert scheduler([edge, *others]).next_batch(0.0) == (others[:8], [edge])
 
 
-def test_nobody_is_given_up_for_the_less_urgent():
+def test_no_request_is_given_up_for_less_urgent_ones():
     edge = queued(0, deadline=cost_s(2))
     others = [queued(n, deadline=2 * cost_s(8), priority=1) for n in range(1, 17)]
     assert scheduler([edge, *others]).next_batch(0.0) == ([edge, others[0]], [])
@@ -160,14 +160,14 @@ def test_of_several_better_batches_the_one_that_answers_most_rows_a_second_runs(
     assert scheduler([edge, *middle, last]).next_batch(0.0) == (middle, [edge])
 
 
-def test_whoever_leads_for_its_age_gives_up_nobody_more_urgent():
+def test_a_request_that_leads_for_its_age_gives_up_none_more_urgent():
     aged = queued(0, priority=1, deadline=50 + cost_s(2))
     urgent = queued(1, deadline=50 + cost_s(2), arrived=50.0)
     others = [queued(n, priority=1, deadline=50 + 2 * cost_s(8), arrived=50.0) for n in range(2, 18)]
     assert scheduler([aged, urgent, *others], ageing_s=1.0).next_batch(50.0) == ([aged, urgent], [])
 
 
-def test_nobody_is_given_up_for_fewer_rows_however_fast():
+def test_no_request_is_given_up_for_fewer_rows_however_fast():
     steep = Curve([CurvePoint({}, rows, 0, 1e3 * s, 9) for rows, s in enumerate((0.1, 0.1, 3, 3, 3, 3, 3, 30), 1)])
     latency_model = LatencyModel(steep, (), MAX_ROWS)
     edges = [queued(n, deadline=3.0, latency_model=latency_model) for n in range(3)]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from loadtest.arrivals import schedule
+from optimize.statistics.arrivals import schedule
 
 
 @pytest.mark.parametrize("kind", ["poisson", "constant"])
