@@ -1,4 +1,4 @@
-"""Latency per batch size: what the batcher plans with."""
+"""Latency per batch size, which the batcher plans with."""
 
 import time
 from itertools import cycle
@@ -12,6 +12,7 @@ from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import requests, timed
 from optimize.runtime.session import Session
 from optimize.source.model_ref import ModelRef, opened
+from optimize.statistics.quantile import quantile
 
 _MIN_CALLS, _MAX_CALLS = 20, 200
 _MAX_S = 1.0
@@ -45,7 +46,7 @@ def _point(session: Session, signature: Signature, split: Path, shape: dict[str,
         shape,
         batch,
         float(np.median(latencies)),
-        float(np.quantile(latencies, 0.95, method="inverted_cdf")),
+        quantile(np.asarray(latencies), 0.95),
         len(latencies),
     )
 

@@ -1,4 +1,4 @@
-"""Peak resident memory of a process that serves an artefact, told apart into imports, loading and running."""
+"""Peak resident memory of a process that serves an artefact, split into imports, loading and running."""
 
 import importlib
 import time
@@ -13,7 +13,7 @@ from optimize.manifest import Signature
 from optimize.measure.workload import requests
 from optimize.source.model_ref import ModelRef, opened
 
-# By import string, since the package that serves stands above this one.
+# By import string, since `serve` is above this package.
 _SERVING = ("ray", "grpc", "serve.rayserve.deployment")
 # Inputs count as memory of the process, so few of them are kept.
 _DIFFERENT = 2
@@ -31,9 +31,9 @@ class Peak(Struct, frozen=True):
 
 
 def measure(model_ref: ModelRef, signature: Signature, split: Path) -> Peak:
-    """Import what serving imports, load the artefact, and call it at the largest shape until the mark stands still.
+    """Import what serving imports, load the artefact, and call it at the largest shape until the mark no longer rises.
 
-    Call this in a fresh process with a split of few rows: the mark never falls, and whatever was read counts.
+    Call this in a fresh process with a split of few rows: the mark never falls, and all that was read counts.
     """
     for module in _SERVING:
         importlib.import_module(module)
@@ -54,7 +54,7 @@ def measure(model_ref: ModelRef, signature: Signature, split: Path) -> Peak:
 
 
 def _high_water_mb() -> float:
-    """VmHWM, which starts anew in a new process; ru_maxrss is inherited from the parent by a fork."""
+    """VmHWM, which is reset in a new process; a fork inherits ru_maxrss from its parent."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6

@@ -1,7 +1,7 @@
-"""Requests a second that keep a p99, at open-loop Poisson arrivals through the same batcher that serves.
+"""Requests per second that keep a p99, with open-loop Poisson arrivals through the batcher that serves.
 
-Latency counts from the scheduled arrival, so that a batcher that falls behind cannot hide it; a refused or failed request counts as
-one that never came back.
+Latency counts from the scheduled arrival, so that a batcher that falls behind cannot hide it. A refused or failed request counts as
+one that never returned.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ _SEARCH_MIN_S = 1.0
 _SEARCH_WITHIN = 1.05
 _MOST_STEPS = 24
 _MOST_SEARCH_S = 300.0
-# A short run sees few slow calls: a rate counts as kept while at most this share of its calls is over the limit.
+# A short run has few slow calls: a rate is kept if at most this share of its calls is over the limit.
 _SEARCH_OVER = 0.01
 
 
 class Service(Struct, frozen=True):
-    """What answers: `instances` sessions of one model_ref behind one batcher, with requests of `rows` rows."""
+    """What answers: `instances` sessions of one model behind one batcher, with requests of `rows` rows."""
 
     model_ref: ModelRef
     signature: Signature
@@ -50,14 +50,14 @@ class Service(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """One open-loop run: milliseconds from each scheduled arrival (None where no answer came), and answers a second."""
+    """One open-loop run: milliseconds from each scheduled arrival (None if no answer came), and answers per second."""
 
     latencies_ms: list[float | None]
     answered_qps: float
 
 
 class Capacity(Struct, frozen=True):
-    """The highest rate whose short run kept the limit: an estimate, not a verdict."""
+    """The highest rate at which a short run kept the limit: an estimate, not a verdict."""
 
     qps: float
     runs: int
@@ -69,7 +69,7 @@ def schedule_s(qps: float, calls: int) -> float:
 
 
 def measure(service: Service, split: Path, qps: float, calls: int) -> Load:
-    """Offer `calls` requests at `qps` requests a second, after a warm-up that is not judged."""
+    """Offer `calls` requests at `qps` requests per second, after a warm-up that is not judged."""
 
     async def run() -> Load:
         async with _serving(service) as batcher:
@@ -81,7 +81,7 @@ def measure(service: Service, split: Path, qps: float, calls: int) -> Load:
 
 
 def capacity(service: Service, split: Path, start_qps: float) -> Capacity:
-    """Double the rate until a short run loses the limit, then bisect to within 5 %, or as near as five minutes allow."""
+    """Double the rate until a short run breaks the limit, then bisect to within 5 %, or as closely as five minutes allow."""
 
     async def run() -> Capacity:
         async with _serving(service) as batcher:
@@ -115,7 +115,7 @@ async def _serving(service: Service) -> AsyncIterator[Batcher]:
     options = BatcherOptions(
         max_batch=batch,
         max_queue_rows=max(_QUEUE_BATCHES * batch, service.rows),
-        # Generous: what the limit asks is judged from the latencies, and a queue that grows for ever still comes to an end.
+        # Generous: the limit is judged from the latencies, and a queue that grows for ever must still end.
         default_timeout_s=max(10 * service.limit_ms / 1e3, 1.0) if math.isfinite(service.limit_ms) else 60.0,
     )
     with opened_instances(service.model_ref, service.instances) as sessions:

@@ -1,4 +1,4 @@
-"""What is measured: the source model, or an artefact's file. Both answer named arrays with named arrays."""
+"""What a stage measures: the source model, or an artefact's file. Both take and return arrays by name."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ class ModelRef(Struct, frozen=True):
 
 @contextmanager
 def opened(model_ref: ModelRef) -> Iterator[Session]:
-    """Open a model_ref; artefacts and ONNX sources go through the session that serves them."""
+    """Open a model; artefacts and ONNX sources are opened in the session that serves them."""
     path = model_ref.path or (model_ref.base / model_ref.budgets.source if is_onnx(model_ref.budgets) else None)
     if path is None:
         yield load_torch(model_ref.budgets, model_ref.base, model_ref.options.threads)
@@ -34,7 +34,7 @@ def opened(model_ref: ModelRef) -> Iterator[Session]:
 
 @contextmanager
 def opened_instances(model_ref: ModelRef, count: int) -> Iterator[Sequence[Session]]:
-    """An artefact's sessions as serving opens them, so many at once; the source model is not served, and runs alone."""
+    """`count` sessions of an artefact, as serving opens them; the source model is not served, and has only one."""
     if model_ref.path is None:
         with opened(model_ref) as session:
             yield [session]

@@ -90,7 +90,7 @@ def test_weights_that_are_lists_of_numbers_are_moved_too(tmp_path, monkeypatch):
 def test_missing_external_data_is_named(beside):
     model, data = beside
     data.unlink()
-    with pytest.raises(SourceError, match=r"external data cannot be read .* keep the data file beside the model"):
+    with pytest.raises(SourceError, match=r"external data cannot be read .* keep the data file next to the model"):
         onnx_files.read(model)
 
 

@@ -90,7 +90,7 @@ def test_a_file_that_would_land_elsewhere_is_refused(tmp_path: Path) -> None:
     record, registry = published(tmp_path)
     blobs = tuple(msgspec.structs.replace(blob, name=f"../{blob.name}") for blob in record.files)
     with (
-        pytest.raises(ArtifactError, match="stands outside of the version's own code"),
+        pytest.raises(ArtifactError, match="is outside of the version's code folder"),
         preprocess_package.restored(msgspec.structs.replace(record, files=blobs), registry),
     ):
         pass

@@ -45,10 +45,10 @@ def test_samples_of_a_callable_keep_their_batches() -> None:
         ([({"x": [1]}, [0], 3)], "item 0 is tuple; wanted a pair"),
         ([({"x": [[1]]}, [0]), ([1], [0])], "item 1 is tuple; wanted a pair"),
         ([({"x": [object()]}, [0])], "item 0: input 'x' holds Python objects"),
-        ([({"x": [b"\xff\x00"]}, [0])], "item 0: input 'x' holds bytes that are no UTF-8 text"),
+        ([({"x": [b"\xff\x00"]}, [0])], "item 0: input 'x' holds bytes that are not UTF-8 text"),
         ([({"x": [[1], [1, 2]]}, [0, 1])], "item 0: input 'x' has rows of different shapes"),
         ([({"x": [1]}, [[0], [1, 2]])], "item 0: the label column has rows of different shapes"),
-        ([({"x": [1]}, 3)], "item 0: labels are a single value; wanted one entry a row"),
+        ([({"x": [1]}, 3)], "item 0: labels are a single value; wanted one entry per row"),
         (None, "failed: TypeError: 'NoneType' object is not iterable"),
     ],
 )
@@ -86,7 +86,7 @@ def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:
 @pytest.mark.parametrize(
     ("signature", "item", "needed", "told"),
     [
-        (X, batch(3, np.zeros(2)), False, "selection, item 1: 2 labels for 3 rows; wanted one label a row"),
+        (X, batch(3, np.zeros(2)), False, "selection, item 1: 2 labels for 3 rows; wanted one label per row"),
         (X, batch(3, np.zeros((4, 3))), False, "4 labels for 3 rows"),
         (LAST, Batch({"x": values(3).T}, np.zeros(4)), False, "4 labels for 3 rows"),
         (ALONE, Batch({"x": values(1)[0]}, np.zeros(4)), False, "no input has an axis named `batch`: declare"),

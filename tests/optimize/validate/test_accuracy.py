@@ -149,7 +149,10 @@ def test_metric_of_the_users_own(tmp_path: Path, answers: np.ndarray, name: str,
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("too_short", r"metrics\.py:too_short gave shape \[1999\]; wanted one score a sample \(2000\), or one number"),
+        (
+            "too_short",
+            r"metrics\.py:too_short gave shape \[1999\]; wanted one score per sample \(2000\), or one number",
+        ),
         ("fails", r"metrics\.py:fails failed: KeyError: 'column'"),
     ],
 )
