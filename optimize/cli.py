@@ -274,7 +274,7 @@ def doctor(
         typer.echo(line)
     usual = Path("budgets.toml")
     if budget is not None or usual.exists():
-        for line in doctor.asked(budgets.load(budget or usual)):
+        for line in doctor.target_requirements(budgets.load(budget or usual)):
             typer.echo(line)
     return Exit.OK if healthy else Exit.BROKEN
 

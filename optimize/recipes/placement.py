@@ -1,8 +1,8 @@
 """Decide which nodes compute on 8-bit values, and so which values get a Q/DQ pair.
 
 Operators with 8-bit arithmetic and constant weights are the anchors: their activations are quantised. Between two anchors a value
-stays in 8 bits through operators that have 8-bit kernels, for example a residual sum or a pooling. All others, above all normalisation and
-Softmax, compute in fp32.
+stays in 8 bits through operators that have 8-bit kernels, for example a residual sum or a pooling. All others, above all
+normalisation and Softmax, compute in fp32.
 """
 
 import math
