@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from optimize.arrays import Arrays
-from optimize.errors import SourceError, first_line
+from optimize.errors import ExecutionError, SourceError, first_line
 from optimize.manifest import TensorSpec
 from optimize.source.model import TorchModel
 
@@ -44,12 +44,15 @@ def export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Arr
     """Write the module's graph with the declared names of inputs, outputs and axes.
 
     Raises:
-        SourceError: The exporter fails.
+        SourceError: The module fails on the example, or the exporter on the module.
     """
     import torch  # noqa: PLC0415
 
     args, kwargs = model.arguments(model.tensors(example))
-    names = list(model.run(example))
+    try:
+        names = list(model.run(example))
+    except ExecutionError as error:
+        raise SourceError(str(error)) from error
     dynamic = {
         spec.name: {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.shape) if isinstance(name, str)}
         for spec in inputs

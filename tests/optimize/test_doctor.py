@@ -13,7 +13,7 @@ from optimize.execution import machine
 from optimize.manifest import Machine
 
 
-def test_elsewhere_it_says_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     healthy, lines = doctor.diagnose()
     assert not healthy
@@ -34,18 +34,18 @@ def test_missing_library_is_named_with_what_it_is_for(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("sets", "told"),
+    ("sets", "message"),
     [
         (("avx2", "avx512_vnni"), "int8: has dot-product instructions"),
         (("avx2",), "int8: no dot-product instructions (VNNI)"),
     ],
 )
 def test_int8_support_is_read_off_the_instruction_sets(
-    monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...], told: str
+    monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.setattr(doctor, "describe", lambda: Machine("a processor", 4, 8000, sets))
     _, lines = doctor.diagnose()
-    assert any(line.startswith(told) for line in lines)
+    assert any(line.startswith(message) for line in lines)
     assert "processor: a processor, 4 cores, 8,000 MB of memory" in lines
 
 
@@ -69,7 +69,7 @@ UNNAMED = 'needs the compute capabilities of its GPUs; add compute_capabilities,
 
 
 @pytest.mark.parametrize(
-    ("keys", "here", "told"),
+    ("keys", "here", "message"),
     [
         ({}, ADA, f"cpu: {DOTS} avx512_vnni, amx_int8"),
         ({"precisions": ["int8-static"]}, NOTHING, f"cpu: {DOTS} none"),
@@ -84,8 +84,8 @@ UNNAMED = 'needs the compute capabilities of its GPUs; add compute_capabilities,
         ({"targets": ["tensorrt-rtx"]}, ADA, f"tensorrt-rtx: {UNNAMED}"),
     ],
 )
-def test_each_target_says_what_it_asks_for(keys: dict[str, Any], here: Hardware, told: str) -> None:
-    assert doctor.model_requirements("net", model(**keys), here) == [f"net, {told}"]
+def test_each_target_names_what_it_needs(keys: dict[str, Any], here: Hardware, message: str) -> None:
+    assert doctor.model_requirements("net", model(**keys), here) == [f"net, {message}"]
 
 
 def test_each_gpu_of_a_target_is_named() -> None:

@@ -45,7 +45,7 @@ def test_published_manifest_fits_the_published_schema(manifest: Manifest, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"schema": 2}, r"Invalid enum value 2 - at `\$\.schema`"),
         ({"surprise": 1}, "unknown field `surprise`"),
@@ -54,10 +54,10 @@ def test_published_manifest_fits_the_published_schema(manifest: Manifest, tmp_pa
     ],
 )
 def test_text_of_another_schema_is_refused_by_schema_and_by_decoder(
-    manifest: Manifest, change: dict[str, object], told: str
+    manifest: Manifest, change: dict[str, object], message: str
 ) -> None:
     changed = json.loads(encode(manifest)) | change
-    with pytest.raises(ArtifactError, match=f"elsewhere: not a manifest of schema 1 .*{told}"):
+    with pytest.raises(ArtifactError, match=f"elsewhere: not a manifest of schema 1 .*{message}"):
         decode(json.dumps(changed).encode(), "elsewhere")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(changed, json.loads(SCHEMA.read_bytes()))

@@ -31,7 +31,7 @@ def beside(source, tmp_path, monkeypatch):
     return onnx_files.write(onnx_files.read(source), tmp_path / "beside" / "m.onnx")
 
 
-def test_weights_beside_the_model_are_named_by_their_digest(source, beside):
+def test_weights_next_to_the_model_are_named_by_their_digest(source, beside):
     model, data = beside
     assert data.name == hashlib.sha256(data.read_bytes()).hexdigest()
     assert data.parent == model.parent

@@ -38,7 +38,7 @@ def test_samples_of_a_callable_keep_their_batches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "told"),
+    ("items", "message"),
     [
         ([], "gave no sample; wanted at least one (inputs, labels) pair"),
         ([[{"x": [1]}, [0]]], "item 0 is list; wanted a pair"),
@@ -52,11 +52,11 @@ def test_samples_of_a_callable_keep_their_batches() -> None:
         (None, "failed: TypeError: 'NoneType' object is not iterable"),
     ],
 )
-def test_callable_that_gives_something_else_is_told(items: Any, told: str) -> None:
+def test_callable_that_returns_something_else_is_refused(items: Any, message: str) -> None:
     with pytest.raises(SourceError) as caught:
         collect(lambda _: items, "selection", "m.py:samples")
     assert str(caught.value).startswith("m.py:samples('selection')")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_bytes_are_text(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_bytes_are_text(tmp_path: Path) -> None:
         assert read_split(tmp_path / "split.npz")[0].inputs["x"].tolist() == ["café", "tea"]
 
 
-def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:
+def test_failure_of_a_callable_is_reported_and_its_own_user_error_passes() -> None:
     def fails(split: str) -> Any:
         raise KeyError(split)
 
@@ -84,7 +84,7 @@ def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("signature", "item", "needed", "told"),
+    ("signature", "item", "needed", "message"),
     [
         (X, batch(3, np.zeros(2)), False, "selection, item 1: 2 labels for 3 rows; wanted one label per row"),
         (X, batch(3, np.zeros((4, 3))), False, "4 labels for 3 rows"),
@@ -93,11 +93,13 @@ def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:
         (X, batch(3), True, "selection, item 1: has no labels, which accuracy.max_drop needs"),
     ],
 )
-def test_labels_that_do_not_fit_the_rows_are_told(signature: Signature, item: Batch, needed: bool, told: str) -> None:
+def test_labels_that_do_not_fit_the_rows_are_refused(
+    signature: Signature, item: Batch, needed: bool, message: str
+) -> None:
     fits = Batch(item.inputs, np.zeros(row_count(signature, item.inputs)))
     with pytest.raises(SourceError) as caught:
         check_labels([fits, item], signature, "selection", needed=needed)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_labels_of_any_further_shape_and_missing_ones_are_fine() -> None:

@@ -88,7 +88,7 @@ def test_splitting_keeps_every_call_in_order():
     assert np.array_equal(np.concatenate(parts), np.arange(16_005))
 
 
-def test_a_pass_near_saturation_says_so():
+def test_a_pass_near_saturation_carries_a_warning():
     rng = np.random.default_rng(0)
     calm = [rng.random(2000) for _ in range(8)]
     waves = [rng.random(2000) + np.sin(np.arange(2000) / 100) for _ in range(8)]

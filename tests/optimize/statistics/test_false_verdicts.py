@@ -63,7 +63,7 @@ def test_blocks_keep_their_promise_in_a_queue(load):
     assert found.warned <= 0.1
 
 
-def test_blocks_err_near_saturation_and_say_so():
+def test_blocks_err_near_saturation_and_warn():
     found = false_verdicts.queued(0.9, 400, rng(4))
     assert 0.1 <= found.blocks.passes <= 0.3
     assert found.warned >= 0.9

@@ -52,7 +52,7 @@ def test_ties_are_shared():
 
 
 @pytest.mark.parametrize("name", ["top1", "f1", "auc"])
-def test_one_column_and_two_columns_say_the_same(name):
+def test_one_column_and_two_columns_give_the_same(name):
     metric, two = built_in(name), built_in(name).value(logits(SCORES), BINARY)
     assert metric.value(probabilities(SCORES), BINARY) == pytest.approx(two)
     assert metric.value(probabilities(SCORES)[:, None], BINARY) == pytest.approx(two)

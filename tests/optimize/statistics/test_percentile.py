@@ -59,7 +59,7 @@ def test_bounds_and_rule_agree(n, share, over, alpha):
     assert (high <= 10.0, low > 10.0) == (verdict == "PASS", verdict == "FAIL")
 
 
-def test_bounds_hold_the_truth_as_often_as_they_say():
+def test_bounds_cover_the_truth_as_often_as_they_promise():
     rng = np.random.default_rng(0)
     bounds = np.array([percentile_bounds(row, 0.95, 0.95) for row in rng.random((1000, 400))])
     assert np.mean(bounds[:, 0] > 0.95) <= 0.07
