@@ -1,9 +1,9 @@
-"""Ask the two demo models, served by `optimize serve`, with Proveserve's own client.
+"""Call the two demo models, served by `optimize serve`, with Proveserve's client.
 
     python examples/predict.py digits
     python examples/predict.py sentiment "what a lovely day" "a dull and boring waste of time"
 
-The first shows a blocking call with several rows, the second one call a sentence, all at once from an event loop.
+The first makes one blocking call with several rows, the second one call per sentence, all at once from an event loop.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FEELINGS = ("negative", "positive")
 
 
 def digits(address: str, rows: int) -> None:
-    """Print what the model reads in the first images of a file."""
+    """Print the digits that the model reads in the first images of a file."""
     images = pq.read_table(IMAGES).column("image").slice(0, rows).to_pylist()
     with Client(address) as client:
         prediction = client.infer("digits", {"image": np.array(images, np.float32)}, timeout_s=TIMEOUT_S)
@@ -32,7 +32,7 @@ def digits(address: str, rows: int) -> None:
 
 
 async def sentiment(address: str, sentences: list[str]) -> None:
-    """Print how each sentence sounds; the service makes batches of calls that come at once."""
+    """Print how each sentence sounds; the service batches calls that arrive together."""
     async with AsyncClient(address) as client:
         calls = [
             client.infer("sentiment", {"text": np.array([one], dtype=object)}, timeout_s=TIMEOUT_S) for one in sentences
@@ -45,9 +45,9 @@ async def sentiment(address: str, sentences: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("digits", "sentiment"))
-    parser.add_argument("sentences", nargs="*", default=SENTENCES, help="what `sentiment` is asked about")
+    parser.add_argument("sentences", nargs="*", default=SENTENCES, help="the sentences for `sentiment`")
     parser.add_argument("--address", default="127.0.0.1:9000", help="where `optimize serve` says READY")
-    parser.add_argument("--rows", type=int, default=8, help="how many images `digits` is shown")
+    parser.add_argument("--rows", type=int, default=8, help="how many images to send to `digits`")
     asked = parser.parse_args()
     try:
         if asked.model == "digits":

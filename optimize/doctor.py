@@ -1,4 +1,4 @@
-"""What this machine can build, run and measure, and what the targets of a budgets file ask for, in words."""
+"""What this machine can build, run and measure, and what the targets of a budgets file need."""
 
 import importlib.util
 import sys
@@ -16,7 +16,7 @@ _NEEDED = {
     "locust": "load-tests; install proveserve[cpu]",
 }
 _DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""Instruction sets that multiply 8-bit numbers and add them up in one go."""
+"""Instruction sets that multiply and add 8-bit numbers in one step."""
 _TENSORRT = "NVIDIA's tensorrt"
 # What tensorrt-rtx builds for (https://developer.nvidia.com/cuda-gpus).
 _GPUS = {
@@ -29,8 +29,8 @@ _GPUS = {
 }
 
 
-class Here(Struct, frozen=True):
-    """What of this machine decides which targets it can build and measure; `capabilities` are those of its GPUs."""
+class Hardware(Struct, frozen=True):
+    """The facts that decide which targets this machine can build and measure; `capabilities` are those of its GPUs."""
 
     instruction_sets: tuple[str, ...]
     capabilities: tuple[str, ...]
@@ -39,7 +39,7 @@ class Here(Struct, frozen=True):
 
 
 def diagnose() -> tuple[bool, list[str]]:
-    """Whether the tool can do its work here, and a line for each thing that was looked at."""
+    """Whether the tool can work here, and one line per check."""
     if sys.platform != "linux":
         return False, [f"platform: {sys.platform}. Linux only: memory and processor are read from /proc"]
     machine = describe()
@@ -58,11 +58,11 @@ def diagnose() -> tuple[bool, list[str]]:
     return not missing, lines
 
 
-def asked(budgets: Budgets) -> list[str]:
-    """A line for each target of each model: the hardware that it asks for, and whether this machine has it; none off Linux."""
+def target_requirements(budgets: Budgets) -> list[str]:
+    """A line for each target of each model: the hardware that it needs, and whether this machine has it. Linux only."""
     if sys.platform != "linux":
         return []
-    here = Here(
+    here = Hardware(
         instruction_sets=describe().instruction_sets,
         capabilities=compute_capabilities(),
         providers=_providers(),
@@ -70,41 +70,41 @@ def asked(budgets: Budgets) -> list[str]:
             name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name) is not None
         ),
     )
-    return [line for name, model in budgets.models.items() for line in targets_of(name, model, here)]
+    return [line for name, model in budgets.models.items() for line in model_requirements(name, model, here)]
 
 
-def targets_of(name: str, model: ModelBudgets, here: Here) -> list[str]:
+def model_requirements(name: str, model: ModelBudgets, here: Hardware) -> list[str]:
     """One line for each target of a model, and for each GPU that it names."""
     lines = []
     for target in dict.fromkeys(model.targets):
         if target == "tensorrt-rtx":
             lines += [f"{name}, {target}: {line}" for line in _rtx(model.compute_capabilities, here)]
         else:
-            lines.append(f"{name}, {target}: {_asked_by(target, model, here)}")
+            lines.append(f"{name}, {target}: {_requirement(target, model, here)}")
     return lines
 
 
-def _asked_by(target: Target, model: ModelBudgets, here: Here) -> str:
+def _requirement(target: Target, model: ModelBudgets, here: Hardware) -> str:
     if target == "cpu":
-        return _asked_of_cpu(model, here)
+        return _cpu_requirement(model, here)
     wanted = "onnxruntime's GPU build" if target == "cuda" else _TENSORRT
     met = "CUDAExecutionProvider" in here.providers if target == "cuda" else "tensorrt" in here.installed
     lacking = [what for what, there in (("a CUDA GPU", bool(here.capabilities)), (wanted, met)) if not there]
     found = ("has both", f"lacks {''.join(lacking)}", "has neither")[len(lacking)]
-    return f"asks for a CUDA GPU and {wanted}; this machine {found}"
+    return f"needs a CUDA GPU and {wanted}; this machine {found}"
 
 
-def _asked_of_cpu(model: ModelBudgets, here: Here) -> str:
+def _cpu_requirement(model: ModelBudgets, here: Hardware) -> str:
     if model.precisions is not None and not any(precision.startswith("int8") for precision in model.precisions):
         return "any processor will do"
     found = ", ".join(name for name in _DOT_PRODUCTS if name in here.instruction_sets)
-    return f"int8 asks for 8-bit dot products (VNNI, AMX or ARM's own); this machine has {found or 'none'}"
+    return f"int8 gains from 8-bit dot products (VNNI, AMX or ARM's own); this machine has {found or 'none'}"
 
 
-def _rtx(capabilities: tuple[str, ...], here: Here) -> list[str]:
+def _rtx(capabilities: tuple[str, ...], here: Hardware) -> list[str]:
     """For each GPU that an engine is built for."""
     if not capabilities:
-        return ['asks for GPUs by their compute capability, and names none; add compute_capabilities, such as ["89"]']
+        return ['needs the compute capabilities of its GPUs; add compute_capabilities, such as ["89"]']
     built = "engines are built here" if "tensorrt_rtx" in here.installed else "install proveserve[rtx] to build engines"
     lines = []
     for capability in capabilities:
@@ -112,12 +112,12 @@ def _rtx(capabilities: tuple[str, ...], here: Here) -> list[str]:
             lines.append(f"no GPU has compute capability {capability!r}; wanted one of {', '.join(_GPUS)}")
             continue
         there = "is here" if capability in here.capabilities else "is not here"
-        lines.append(f"asks for compute capability {capability} ({_GPUS[capability]}), which {there}; {built}")
+        lines.append(f"needs compute capability {capability} ({_GPUS[capability]}), which {there}; {built}")
     return lines
 
 
 def _providers() -> tuple[str, ...]:
-    """Onnxruntime's, in the order of its own preference; none where it is not installed."""
+    """Onnxruntime's providers, in its order of preference; none if it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return ()
     import onnxruntime  # noqa: PLC0415 - only where it is installed

@@ -64,7 +64,7 @@ class CandidateError(ProveserveError):
 
 
 class ProcessError(CandidateError):
-    """A candidate's process hung, died, or used more memory than it may; unlike other failures it is never remembered."""
+    """A candidate's process hung, died, or used more memory than it may; unlike other failures it is never cached."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Write a first budgets.toml for a model: everything that its signature tells, and comments on the rest."""
+"""Write a first budgets.toml for a model: all that its signature shows, and comments on the rest."""
 
 import inspect
 import json
@@ -17,7 +17,7 @@ from optimize.source.model import load_module
 _HEAD = """\
 # When not to optimise yet:
 #   - the model still changes every week: a budget that moves with it proves nothing;
-#   - nobody can say what a wrong answer costs: without max_drop there is nothing to hold a cheaper variant to;
+#   - nobody can say what a wrong answer costs: without max_drop there is nothing to check a cheaper variant against;
 #   - there are fewer than about 500 labelled samples that training never saw: every accuracy verdict would be INCONCLUSIVE;
 #   - the time goes elsewhere (preprocessing, the network, the database): measure that first.
 # Otherwise: delete the budgets that you do not need, set the others from what the product needs, and run
@@ -43,7 +43,7 @@ batch = 1
 p99_ms = 50.0
 
 [models.{name}.speed]
-min_speedup = 1.5                # rows a second against the source model on the same threads
+min_speedup = 1.5                # rows per second against the source model on the same threads
 """
 
 
@@ -80,7 +80,7 @@ def _onnx(path: Path) -> tuple[TensorSpec, ...]:
 
 
 def _with_batch(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Take the leading dimension that all inputs share for the batch, whatever the file calls it."""
+    """Name the leading dimension `batch` if all inputs share it."""
     leading = {spec.shape[:1] for spec in specs}
     if len(leading) > 1 or any(BATCH in spec.shape for spec in specs):
         return specs
@@ -94,7 +94,7 @@ def _with_batch(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
 
 
 def _python(model: str, base: Path) -> tuple[TensorSpec, ...]:
-    """One input per parameter of `forward`; what shapes they have, no signature tells."""
+    """One input per parameter of `forward`, whose shapes are unknown."""
     module = load_module(model, base)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [

@@ -1,15 +1,15 @@
-"""The records that stages hand on and that processes meet in: manifest.json and what it holds.
+"""The records that stages exchange: manifest.json and what it holds.
 
-    Blob        one file, named by its digest
-    Artifact    the files and session options that serve one candidate
-    Measurement one measured quantity with its interval and its method
-    Verdict     one budget held against one measurement
-    CandidateResult       all that is known of one candidate
-    Manifest    one published version
-    Result      one model's outcome of one export
+    Blob             one file, named by its digest
+    Artifact         the files and session options that serve one candidate
+    Measurement      one measured quantity with its interval and its method
+    Verdict          one budget judged against one measurement
+    CandidateResult  all that is known of one candidate
+    Manifest         one published version
+    Result           one model's outcome of one export
 
-Nothing here imports a numeric library: whoever reads a manifest needs msgspec alone. The JSON Schema in docs/manifest.schema.json
-is generated from these records, and a test holds it fresh.
+Nothing here imports a numeric library: reading a manifest needs only msgspec. The JSON Schema in docs/manifest.schema.json is
+generated from these records, and a test keeps it up to date.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from optimize.errors import ArtifactError
 
 MANIFEST_SCHEMA = 1
 MOST_NEEDED = 10_000_000
-"""Samples or calls up to which a verdict that is undecided says how many would settle it."""
+"""The most samples or calls that an INCONCLUSIVE verdict names as settling it."""
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Status = Literal[
@@ -85,7 +85,7 @@ class Signature(Record, frozen=True):
 class SessionOptions(Record, frozen=True):
     """How a session is opened; measuring and serving use the same.
 
-    `disabled_optimizers` are graph optimisers of onnxruntime that this artefact is better off without.
+    `disabled_optimizers` are graph optimisers of onnxruntime that make this artefact slower.
     """
 
     target: Target = "cpu"
@@ -107,9 +107,9 @@ class Artifact(Record, frozen=True):
 
 
 class OperatingPoint(Record, frozen=True):
-    """A layout and what it was measured to give: `instances` sessions of `threads` threads, each at `batch` rows a call.
+    """A layout and its measured speed: `instances` sessions of `threads` threads, each at `batch` rows per call.
 
-    Latencies are of one call, with all instances at work; `n` calls were timed.
+    Latencies are of one call, with all instances working; `n` calls were timed.
     """
 
     threads: int
@@ -122,7 +122,7 @@ class OperatingPoint(Record, frozen=True):
 
 
 class Measurement(Record, frozen=True):
-    """One quantity: the point estimate, its one-sided bounds where it has any, the sample size, and how it was got."""
+    """One quantity: the point estimate, its one-sided bounds if it has any, the sample size, and the method."""
 
     key: str
     value: float
@@ -134,9 +134,9 @@ class Measurement(Record, frozen=True):
 
 
 class Verdict(Record, frozen=True):
-    """One budget held against what was observed.
+    """One budget judged against what was observed.
 
-    An INCONCLUSIVE verdict says in `needed` how many samples in all would settle it, where that can be told.
+    `needed` of an INCONCLUSIVE verdict is how many samples in all would settle it, if that is known.
     """
 
     budget: str
@@ -168,7 +168,7 @@ class Histogram(Record, frozen=True):
 
 
 class CandidateResult(Record, frozen=True):
-    """One candidate: what it is, how far it came, and every number that was measured of it.
+    """One candidate: what it is, how far it came, and every number measured of it.
 
     `flipped` are the first samples of the judged split whose answer changed, `lost_by_class` counts right answers that became wrong.
     """
@@ -193,7 +193,7 @@ class CandidateResult(Record, frozen=True):
 
 
 class Golden(Record, frozen=True):
-    """Inputs and the answers that the winner gave to them when it was measured; every loader replays them.
+    """Inputs and the winner's answers to them when it was measured; every loader replays them.
 
     The blob is an .npz with arrays `in/INDEX/NAME` and `out/INDEX/NAME` for INDEX 0 .. count - 1.
     """
@@ -205,10 +205,10 @@ class Golden(Record, frozen=True):
 
 
 class Preprocessing(Record, frozen=True):
-    """The user's code that makes the model's inputs of raw columns, as it was when the version was measured.
+    """The user's code that turns raw columns into the model's inputs, as it was when the version was measured.
 
-    `callable` is looked up in a folder where each of `files` stands under its name; what is installed is not among them. `golden`
-    holds raw requests as `in/INDEX/COLUMN`, and what was made of them as `out/INDEX/INPUT`.
+    `callable` is looked up in a folder that holds each of `files` under its name; installed packages are not among them. `golden`
+    holds raw requests as `in/INDEX/COLUMN`, and the inputs made of them as `out/INDEX/INPUT`.
     """
 
     callable: str
@@ -228,13 +228,13 @@ class Machine(Record, frozen=True):
 
     @property
     def kind(self) -> str:
-        """Twelve digits that machines share whose measurements stand for each other: processor, cores, instructions, devices."""
+        """Twelve digits that are the same on machines with the same processor, cores, instructions and devices."""
         parts = (self.cpu, str(self.cores), *self.instruction_sets, *self.devices)
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
 class Manifest(Record, frozen=True):
-    """One published version of one model: what is served, and the evidence that it may be."""
+    """One published version of one model: what is served, and the evidence for it."""
 
     schema: Literal[1]
     model: str
@@ -269,7 +269,7 @@ class Manifest(Record, frozen=True):
 
 
 class Winner(Record, frozen=True):
-    """The published candidate and where its manifest stands; both are None where a run publishes nothing."""
+    """The published candidate, its version and the path of its manifest; these two are None if a run publishes nothing."""
 
     candidate: str
     precision: str
@@ -279,7 +279,7 @@ class Winner(Record, frozen=True):
 
 
 class StageTime(Record, frozen=True):
-    """One step of a run: how long it took, and whether it was found in the cache."""
+    """One step of a run: how long it took, and whether it came from the cache."""
 
     stage: str
     seconds: float
@@ -287,7 +287,7 @@ class StageTime(Record, frozen=True):
 
 
 class Result(Record, frozen=True):
-    """One model's outcome of one export: all that a report is drawn from; `created` is when it ended, in ISO 8601."""
+    """One model's outcome of one export: all that a report needs; `created` is when it ended, in ISO 8601."""
 
     name: str
     exit: int
@@ -303,12 +303,12 @@ class Result(Record, frozen=True):
 
 
 def counted(number: int, noun: str, several: str = "") -> str:
-    """A number of things in words, such as 1 file and 2 files; `several` where the plural is not formed by an s."""
+    """A number of things in words, such as 1 file and 2 files; `several` is an irregular plural."""
     return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def about(needed: int) -> str:
-    """A number of samples that would settle a verdict, in words: far beyond what anyone takes, its size tells nothing more."""
+    """A number of samples that would settle a verdict, in words; very large ones are not spelled out."""
     return f"about {needed:,}" if needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"
 
 
@@ -327,7 +327,7 @@ def decode(data: bytes, origin: str) -> Manifest:
     """Read a manifest; `origin` names it in the error.
 
     Raises:
-        ArtifactError: The text is no manifest of this schema.
+        ArtifactError: The text is not a manifest of this schema.
     """
     try:
         return msgspec.json.decode(_with_candidates(data), type=Manifest)
@@ -338,7 +338,7 @@ def decode(data: bytes, origin: str) -> Manifest:
 
 
 def _with_candidates(data: bytes) -> bytes:
-    """A manifest's text with the present name of its candidates, which those of earlier releases call `trials`."""
+    """A manifest's text with the key `candidates`, which earlier releases call `trials`."""
     fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     if "trials" not in fields or "candidates" in fields:
         return data
@@ -350,7 +350,7 @@ def decode_result(data: bytes, origin: str) -> Result:
     """Read the result of an export; `origin` names it in the error.
 
     Raises:
-        ArtifactError: The text is no result of this release.
+        ArtifactError: The text is not a result of this release.
     """
     try:
         return msgspec.json.decode(data, type=Result)

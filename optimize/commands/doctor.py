@@ -22,6 +22,6 @@ def doctor(
     for line in lines:
         typer.echo(line)
     if budget is not None or DEFAULT_BUDGETS.exists():
-        for line in doctor.asked(budgets.load(budget or DEFAULT_BUDGETS)):
+        for line in doctor.target_requirements(budgets.load(budget or DEFAULT_BUDGETS)):
             typer.echo(line)
     return Exit.OK if healthy else Exit.BROKEN

@@ -1,7 +1,7 @@
-"""From the source model to a baseline ONNX file that provably answers the same.
+"""From the source model to a baseline ONNX file that gives the same answers.
 
-The FP32 graph is written, its signature found by running it, and its answers held against the source's on real samples. All of this
-runs in a child process, since it imports the user's code.
+The FP32 graph is written, its signature is found by running it, and its answers are compared with the source's on real samples. All of
+this runs in a child process, since it imports the user's code.
 """
 
 from collections.abc import Mapping
@@ -32,17 +32,17 @@ _DEFAULT_MAX_BATCH = 32
 
 
 class Conversion(Struct, frozen=True):
-    """The baseline's signature, and the largest difference from the source that was seen on real samples."""
+    """The baseline's signature, and the largest difference from the source seen on real samples."""
 
     signature: Signature
     max_difference: float
 
 
 def convert(budgets: ModelBudgets, base: Path, splits: Path, folder: Path) -> Conversion:
-    """Write `folder`/baseline.onnx, find its signature and hold it against the source on real samples.
+    """Write `folder`/baseline.onnx, find its signature and compare its answers with the source's on real samples.
 
     Raises:
-        SourceError: The model cannot be converted, or its graph answers something else.
+        SourceError: The model cannot be converted, or its graph gives other answers.
     """
     stored = {split: read_split(path) for split in SPLITS if (path := splits / f"{split}.npz").exists()}
     batches = [batch for split in stored.values() for batch in split]
@@ -75,7 +75,7 @@ def _dims(budgets: ModelBudgets, inputs: tuple[TensorSpec, ...], batches: list[B
 
 
 def check_latency_batch(rows: int, dims: Mapping[str, Dim]) -> None:
-    """Refuse requests of a size that the model does not take, whether its file declares the range or a default does.
+    """Refuse requests of a size that the model does not take, whether the range is declared or a default.
 
     Raises:
         SourceError: They are too large or too small.
@@ -120,7 +120,7 @@ def _difference(name: str, sizes: Mapping[str, int], expected: npt.NDArray[Any],
         raise SourceError(f"{at}: the exported graph gives shape {list(got.shape)}, the source {list(expected.shape)}")
     if expected.dtype.kind not in "fc":
         if not np.array_equal(expected, got):
-            raise SourceError(f"{at}: the exported graph answers otherwise than the source")
+            raise SourceError(f"{at}: the exported graph gives other answers than the source")
         return 0.0
     if not np.allclose(got, expected, rtol=PARITY_RTOL, atol=PARITY_ATOL, equal_nan=True):
         raise SourceError(

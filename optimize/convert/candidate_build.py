@@ -20,7 +20,7 @@ from optimize.source.samples import row_count
 from optimize.source.split_file import read_split
 
 _CALIBRATION_ROWS = 512
-# Next to the folders of what is built, for all builds to share, and swept away like them when it is no longer used.
+# Next to the folders of what is built, for all builds to share, and removed like them when it is no longer used.
 _TIMING_CACHE = "tensorrt.timing"
 _CALIBRATIONS: tuple[Literal["minmax", "entropy", "percentile"], ...] = ("minmax", "entropy", "percentile")
 _COMPARED_ROWS = 256
@@ -29,7 +29,7 @@ _CLOSE_ENOUGH = 0.01
 
 
 class BuiltCandidate(Struct, frozen=True):
-    """What a recipe made: files in its folder (the model first), how many nodes changed precision, and remarks."""
+    """What was built: files in its folder (the model first), how many nodes changed precision, and notes."""
 
     files: tuple[str, ...]
     changed: int
@@ -44,10 +44,10 @@ def build(
     capabilities: tuple[str, ...],
     folder: Path,
 ) -> BuiltCandidate:
-    """Make a spec's files in `folder` from the baseline graph.
+    """Build a candidate's files in `folder` from the baseline graph.
 
     Raises:
-        CandidateError: The recipe does not apply to this graph; the message is the cause.
+        CandidateError: The recipe does not apply to this graph, as the message explains.
     """
     if spec.engine:
         built = _engine(spec, baseline, calibration, signature, capabilities, folder)
@@ -69,7 +69,7 @@ def _engine(
     folder: Path,
 ) -> RecipeResult:
     """A TensorRT engine from the graph that states the spec's precision."""
-    from optimize.recipes import tensorrt  # noqa: PLC0415 - as below
+    from optimize.recipes import tensorrt  # noqa: PLC0415 - as in _graph
 
     with tempfile.TemporaryDirectory() as name:
         typed = _graph(spec, baseline, calibration, signature, Path(name))
@@ -120,21 +120,21 @@ def _closest_static(
     compared = list(_first(samples, signature, _COMPARED_ROWS))
     options = SessionOptions(threads=cores(), disabled_optimizers=disabled_optimizers(spec))
     expected = _answers(baseline, options, compared)
-    trials: list[tuple[float, str, RecipeResult]] = []
+    tried: list[tuple[float, str, RecipeResult]] = []
     with int8_static.calibrated(baseline, samples) as model:
         for method in _CALIBRATIONS:
             place = folder / method
             place.mkdir()
             built = model.write(place, method)
             distance = _distance(expected, _answers(built.files[0], options, compared))
-            trials.append((distance, method, built))
-            if trials[0][0] < _CLOSE_ENOUGH:
+            tried.append((distance, method, built))
+            if tried[0][0] < _CLOSE_ENOUGH:
                 break
-    distance, closest, built = min(trials, key=lambda trial: trial[0])
+    distance, closest, built = min(tried, key=lambda entry: entry[0])
     files = tuple(path.rename(folder / path.name) for path in built.files)
     for other in _CALIBRATIONS:
         shutil.rmtree(folder / other, ignore_errors=True)
-    note = f"{closest} calibration came closest: its answers to the calibration samples are off by {distance:.2%} of their size"
+    note = f"{closest} calibration came closest: its answers to the calibration samples differ by {distance:.2%} of their size"
     return RecipeResult(files, built.changed, (*built.notes, note))
 
 
@@ -144,7 +144,7 @@ def _answers(path: Path, options: SessionOptions, samples: Iterable[Arrays]) -> 
 
 
 def _distance(expected: Iterable[Arrays], found: Iterable[Arrays]) -> float:
-    """Root mean square of the answers' difference over that of the expected ones; infinite where it is no number."""
+    """Root mean square of the answers' difference, relative to that of the expected answers; infinite if it is not finite."""
     error = size = 0.0
     for wanted, got in zip(expected, found, strict=True):
         for name in (name for name, value in wanted.items() if value.dtype.kind == "f"):
@@ -156,13 +156,13 @@ def _distance(expected: Iterable[Arrays], found: Iterable[Arrays]) -> float:
 
 
 def _calibration(path: Path, signature: Signature) -> Iterator[Arrays]:
-    """The first 512 rows of the calibration split, in whole batches; nothing where there are no samples."""
+    """The first 512 rows of the calibration split, in whole batches; nothing if there are no samples."""
     batches = read_split(path) if path.exists() else []
     return _first((batch.inputs for batch in batches), signature, _CALIBRATION_ROWS)
 
 
 def _first(batches: Iterable[Arrays], signature: Signature, rows: int) -> Iterator[Arrays]:
-    """Whole batches until they hold that many rows; a batch may be a single row."""
+    """Whole batches until they hold `rows` rows; a batch may be a single row."""
     seen = 0
     for inputs in batches:
         if seen >= rows:

@@ -21,7 +21,7 @@ _SLOWER_ON_CPU = "SkipLayerNormFusion"
 
 
 class CandidateSpec(Struct, frozen=True):
-    """One precision on one runtime; `reason` says why it does not apply, and is empty where it does."""
+    """One precision on one runtime; `reason` says why it does not apply, and is empty if it does."""
 
     precision: Precision
     target: Target
@@ -29,29 +29,29 @@ class CandidateSpec(Struct, frozen=True):
 
     @property
     def runtime(self) -> str:
-        """The runtime's name in candidates' names and in reports."""
+        """The runtime's name in the names of candidates and in reports."""
         return _RUNTIMES[self.target]
 
     @property
     def engine(self) -> bool:
-        """Whether it is built for TensorRT, which runs on the GPU that it was built for alone."""
+        """Whether it is built for TensorRT, whose engines run only on the GPU that they were built for."""
         return self.target in ("tensorrt", "tensorrt-rtx")
 
     @property
     def name(self) -> str:
-        """Such as int8-static@onnxruntime-cpu."""
+        """For example int8-static@onnxruntime-cpu."""
         return f"{self.precision}@{self.runtime}"
 
 
 def disabled_optimizers(spec: CandidateSpec) -> tuple[str, ...]:
-    """Graph optimisers of onnxruntime that a spec is better off without."""
+    """Graph optimisers of onnxruntime that make a candidate slower on its target."""
     return (_SLOWER_ON_CPU,) if spec.target == "cpu" else ()
 
 
 def candidate_specs(
     budgets: ModelBudgets, rows: dict[str, int], providers: tuple[str, ...]
 ) -> tuple[CandidateSpec, ...]:
-    """Every spec of the model's targets and precisions, in order of simplicity, each with the reason why it does not apply.
+    """Every precision on every target of the model, simplest first, each with the reason if it does not apply.
 
     `rows` are the samples per split, `providers` onnxruntime's providers on this machine.
     """

@@ -1,4 +1,4 @@
-"""Write a source model's graph as an ONNX file, with the names that its signature declares."""
+"""Write a source model's graph as an ONNX file with the names that its signature declares."""
 
 import shutil
 import warnings
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from optimize.arrays import Arrays
-from optimize.errors import SourceError, first_line
+from optimize.errors import ExecutionError, SourceError, first_line
 from optimize.manifest import TensorSpec
 from optimize.source.model import TorchModel
 
@@ -26,7 +28,7 @@ def copy_onnx(source: Path, target: Path) -> None:
     try:
         onnx.checker.check_model(str(source))
         model = onnx.load(source)
-    except Exception as error:  # onnx raises a dozen unrelated classes for a bad file
+    except (onnx.checker.ValidationError, DecodeError, OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"{source}: not a valid ONNX model: {first_line(error)}") from error
     external = any(
         tensor.data_location == onnx.TensorProto.EXTERNAL
@@ -39,40 +41,47 @@ def copy_onnx(source: Path, target: Path) -> None:
 
 
 def export_torch(model: TorchModel, inputs: tuple[TensorSpec, ...], example: Arrays, target: Path) -> None:
-    """Write the module's graph with our names for inputs, outputs and axes."""
+    """Write the module's graph with the declared names of inputs, outputs and axes.
+
+    Raises:
+        SourceError: The module fails on the example, or the exporter on the module.
+    """
     import torch  # noqa: PLC0415
 
     args, kwargs = model.arguments(model.tensors(example))
-    names = list(model.run(example))
+    try:
+        names = list(model.run(example))
+    except ExecutionError as error:
+        raise SourceError(str(error)) from error
     dynamic = {
         spec.name: {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.shape) if isinstance(name, str)}
         for spec in inputs
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+        warnings.simplefilter("ignore")  # the exporter uses functions that it deprecates itself
         try:
             program = torch.onnx.export(
                 model.module,
                 args,
                 kwargs=kwargs,
                 dynamic_shapes=model.parameters(dynamic),
-                # An output named like one of the graph's own values would make the exporter define that name twice.
+                # If an output has the name of an inner value, the exporter defines that name twice.
                 output_names=[f"proveserve.{name}" for name in names],
                 opset_version=_OPSET,
                 dynamo=True,
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises whatever its stages stumble over
+        except Exception as error:  # the stages of the exporter raise anything
             raise SourceError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
     if program is None:
-        raise SourceError("the model cannot be exported to ONNX: the exporter gave no program")
+        raise SourceError("the model cannot be exported to ONNX: the exporter returned no program")
     program.save(str(target), external_data=False)
     by_name = {spec.name: spec for spec in inputs}
     _rename(target, [by_name[name] for name in model.input_names], names)
 
 
 def _cause(error: BaseException) -> str:
-    """What the exporter stumbled over; its own text is advice on its stages."""
+    """The first cause; the exporter's own text is advice on its stages."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -89,7 +98,7 @@ def _rename(path: Path, inputs: list[TensorSpec], outputs: list[str]) -> None:
     taken |= {tensor.name for each in graphs for tensor in each.initializer}
     wanted = dict(zip((value.name for value in graph.input), (spec.name for spec in inputs), strict=True))
     wanted |= dict(zip((value.name for value in graph.output), outputs, strict=True))
-    # A value of the graph's own that bears a wanted name steps aside.
+    # An inner value that already has a wanted name gets another one.
     aside = {name: f"{name}.internal" for name in set(wanted.values()) & taken - wanted.keys()}
     renamed = wanted | aside
     for each in graphs:

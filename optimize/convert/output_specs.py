@@ -1,4 +1,4 @@
-"""The outputs of a graph with their named axes, found by running it."""
+"""The outputs of a graph and their named axes, found by running it."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from optimize.source.samples import Batch
 from optimize.source.shaping import shaped
 
 _OTHER_ROWS = 4
-"""Other real rows that a graph is run on, since an output's length may follow what the inputs hold."""
+"""Other real rows that a graph is run on, since the length of an output may depend on the input's values."""
 
 
 def output_specs(
@@ -21,7 +21,11 @@ def output_specs(
     dims: Mapping[str, Dim],
     batches: list[Batch],
 ) -> tuple[TensorSpec, ...]:
-    """The outputs with named axes: as declared, else found by running the graph at three sizes of each dimension."""
+    """The outputs with named axes: as declared, or else found by running the graph at three sizes of each dimension.
+
+    Raises:
+        SourceError: A declared output does not exist, or the graph fails at some size.
+    """
     unknown = budgets.outputs.keys() - {spec.name for spec in session.outputs}
     if unknown:
         raise SourceError(
@@ -32,8 +36,8 @@ def output_specs(
     base = {name: dim.min for name, dim in dims.items()}
     shapes: dict[str, list[dict[str, tuple[int, ...]]]] = {}
     for name, dim in dims.items():
-        trials = sorted({size for size in (dim.min, dim.min + 1, dim.min + 2) if size <= dim.max} | {dim.min})
-        shapes[name] = [_shapes(session, shaped(inputs, batches, base | {name: size})) for size in trials]
+        tried = sorted({size for size in (dim.min, dim.min + 1, dim.min + 2) if size <= dim.max} | {dim.min})
+        shapes[name] = [_shapes(session, shaped(inputs, batches, base | {name: size})) for size in tried]
     still = _shapes(session, shaped(inputs, batches, base))
     others = [_shapes(session, shaped(inputs, batches, base, offset)) for offset in range(1, _OTHER_ROWS + 1)]
     found = []

@@ -1,4 +1,4 @@
-"""Inputs and the answers that a winner gave to them, which every loader replays before it says ready."""
+"""Inputs and a winner's answers to them, which every loader replays before it reports ready."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from optimize.source.split_file import storable
 
 GOLDEN = "golden.npz"
 _COUNT = 8
-# Other kernels of the same library round otherwise; a wrong file or a wrong runtime differs by far more.
+# Other kernels of the same library round differently; a wrong file or a wrong runtime differs by far more.
 _RTOL, _ATOL_SHARE = 1e-3, 1e-3
 
 
 class Recorded(Struct, frozen=True):
-    """How many answers were recorded, and within what they must be met."""
+    """How many answers were recorded, and the tolerances that a replay must keep."""
 
     count: int
     atol: float

@@ -1,4 +1,4 @@
-"""Two model_refs timed in one process, in ABBA order, so that a machine that slows down slows both."""
+"""Two models timed in one process, in ABBA order, so that a machine that slows down slows both."""
 
 from itertools import cycle
 from pathlib import Path
@@ -21,7 +21,7 @@ _WARM_UP_CALLS = 5
 
 
 class InterleavedTiming(Struct, frozen=True):
-    """Latency blocks of A and B, the i-th of each run side by side, and the rows that one call of each answered."""
+    """Latency blocks of A and B, the i-th of each run side by side, and the rows per call of each."""
 
     a_ms: list[list[float]]
     b_ms: list[list[float]]
@@ -29,18 +29,18 @@ class InterleavedTiming(Struct, frozen=True):
     b_rows: int
 
     def a_rows_per_s(self) -> list[float]:
-        """Rows a second in each block of A."""
+        """Rows per second in each block of A."""
         return [1e3 * self.a_rows / float(np.median(block)) for block in self.a_ms]
 
     def b_rows_per_s(self) -> list[float]:
-        """Rows a second in each block of B."""
+        """Rows per second in each block of B."""
         return [1e3 * self.b_rows / float(np.median(block)) for block in self.b_ms]
 
 
 def time_interleaved(
     a: ModelRef, b: ModelRef, signature: Signature, split: Path, batch: int | None
 ) -> InterleavedTiming:
-    """Time A and B in ABBA order at `batch` rows a call, or each at its own best batch where `batch` is None.
+    """Time A and B in ABBA order at `batch` rows per call, or each at its own best batch where `batch` is None.
 
     A block has 50 calls, or as many as fit in half a second (5 at least); there are 20 pairs.
     """
@@ -70,7 +70,7 @@ def _calls_per_block(session: Session, inputs: list[Arrays]) -> int:
 
 
 def _best_batch(session: Session, signature: Signature, split: Path) -> int:
-    """The batch size with the most rows a second, by a short trial of each."""
+    """The batch size with the most rows per second, by a short trial of each."""
     speeds = {}
     for rows in batch_sizes(signature):
         inputs = requests(signature, split, opt_sizes(signature, rows))

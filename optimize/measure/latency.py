@@ -1,4 +1,4 @@
-"""Milliseconds of single calls, in process, after a warm-up that ends when the figures stand still."""
+"""Milliseconds of single calls, in process, after a warm-up that ends when the timings are steady."""
 
 import statistics
 import time
@@ -23,7 +23,7 @@ _STEADY_BLOCKS = 3
 
 
 class LatencyRun(Struct, frozen=True):
-    """Consecutive calls of one process; `unstable` where the warm-up ended without standing still."""
+    """Consecutive calls of one process; `unstable` if the warm-up ended before they were steady."""
 
     latencies_ms: list[float]
     unstable: bool
@@ -55,7 +55,7 @@ def measure(model_ref: ModelRef, signature: Signature, split: Path, batch: int, 
 
 
 def warm_up(call: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> bool:
-    """Call until three 50-call medians agree within 5 %, for at least 2 s and at most 20 s; whether they came to agree."""
+    """Call until three 50-call medians agree within 5 %, for at least 2 s and at most 20 s; return whether they agree."""
     start = clock()
     medians: list[float] = []
     while clock() - start < WARM_UP_MAX_S:
@@ -71,7 +71,7 @@ def warm_up(call: Callable[[], float], clock: Callable[[], float] = time.monoton
 
 
 def _bounded(call: Callable[[], float], start: float, clock: Callable[[], float]) -> Iterator[float]:
-    """One block of the warm-up, cut short where single calls are so slow that the limit passes meanwhile."""
+    """One block of the warm-up, cut short if calls are so slow that the time limit passes."""
     for _ in range(WARM_UP_CALLS):
         yield call()
         if clock() - start >= WARM_UP_MAX_S:

@@ -1,4 +1,4 @@
-"""Which threads x instances x batch to run an artefact at: for single requests, and for bulk."""
+"""Which threads, instances and batch size to run an artefact with: for single requests, and for bulk."""
 
 import time
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ _WARM_UP_CALLS = 3
 
 
 def layouts(cores: int, own: int) -> list[tuple[int, int]]:
-    """Threads x instances that fill the cores (1 x 4, 2 x 2, 4 x 1 on four), and the artefact's `own` threads, which may not."""
+    """Threads x instances that fill the cores (1 x 4, 2 x 2, 4 x 1 on four), and the artefact's `own` threads."""
     counts = {threads for threads in range(1, cores + 1) if cores % threads == 0} | {own}
     return [(threads, max(1, cores // threads)) for threads in sorted(counts)]
 
 
 def measure(model_ref: ModelRef, signature: Signature, split: Path, cores: int) -> list[OperatingPoint]:
-    """Rows a second and latency of every layout at every batch size, with all its instances at work at once."""
+    """Rows per second and latency of every layout at every batch size, with all instances working at once."""
     found = []
     for threads, instances in layouts(cores, model_ref.options.threads):
         laid_out = msgspec.structs.replace(
@@ -65,10 +65,10 @@ def _loop(session: Session, inputs: list[Arrays], until: float) -> list[float]:
 
 
 def bulk(points: list[OperatingPoint]) -> OperatingPoint:
-    """The most rows a second."""
+    """The point with the most rows per second."""
     return max(points, key=lambda point: point.rows_per_s)
 
 
 def online(points: list[OperatingPoint], threads: int) -> OperatingPoint:
-    """For single requests: the layout with the threads that latency was measured with, at the batch with the most rows a second."""
+    """For single requests: the layout with the threads that latency was measured with, at the batch with the most rows per second."""
     return max((point for point in points if point.threads == threads), key=lambda point: point.rows_per_s)

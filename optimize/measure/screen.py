@@ -1,4 +1,4 @@
-"""A first look at a candidate: whether it opens, answers sanely, and comes anywhere near its limits."""
+"""A first look at a candidate: whether it opens, its answers are sane, and it is anywhere near its limits."""
 
 from itertools import cycle
 from pathlib import Path
@@ -18,14 +18,14 @@ SCREEN_CALLS = 20
 
 
 class Screen(Struct, frozen=True):
-    """Median latency of 20 calls after 8 that had to answer sanely."""
+    """Median latency of 20 calls, after 8 whose answers were checked."""
 
     median_ms: float
     calls: int
 
 
 def measure(model_ref: ModelRef, signature: Signature, split: Path, batch: int) -> Screen:
-    """Open a model_ref, check eight answers, and time twenty calls.
+    """Open a model, check eight answers, and time twenty calls.
 
     Raises:
         CandidateError: It fails, answers NaN or infinity, or answers in another shape or dtype than the model does.

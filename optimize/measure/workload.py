@@ -1,4 +1,4 @@
-"""Real requests of one shape, different from call to call, and one of them timed."""
+"""Real requests of one shape, different from call to call, and the time of one call."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ def opt_sizes(signature: Signature, batch: int) -> dict[str, int]:
 
 
 def requests(signature: Signature, split: Path, sizes: Mapping[str, int], different: int = DIFFERENT) -> list[Arrays]:
-    """Different requests of these sizes, cut from the real samples of a split (zeros where the model has none)."""
+    """Different requests of these sizes, cut from the real samples of a split (zeros if the model has none)."""
     batches = read_split(split) if split.exists() else []
     return [shaped(signature.inputs, batches, sizes, offset) for offset in range(different)]
 

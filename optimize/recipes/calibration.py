@@ -1,4 +1,4 @@
-"""Decide whether samples can calibrate a model: enough of them, and not all the same."""
+"""Check that samples can calibrate a model: enough of them, and not all the same."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,10 +17,10 @@ Batch = dict[str, Array]
 
 
 def checked_batches(graph: onnx.GraphProto, batches: Iterable[Mapping[str, Array]]) -> list[Batch]:
-    """The batches as a list, once they are known to be fit to calibrate with.
+    """The batches as a list, after checks that they can calibrate the model.
 
     Raises:
-        CandidateError: Too few samples, samples that are all alike, or values that are not finite.
+        CandidateError: Too few samples, samples that are all the same, or values that are not finite.
     """
     names = [value.name for value in graph.input if value.name not in {tensor.name for tensor in graph.initializer}]
     kept = [{name: np.asarray(batch[name]) for name in names} for batch in batches]
@@ -40,7 +40,7 @@ def checked_batches(graph: onnx.GraphProto, batches: Iterable[Mapping[str, Array
 
 
 def first_batches(batches: Iterable[Batch], axes: Mapping[str, int], rows: int) -> Iterator[Batch]:
-    """Whole batches until they hold that many rows."""
+    """Whole batches until they hold `rows` rows."""
     seen = 0
     for batch in batches:
         if seen >= rows:
@@ -75,7 +75,7 @@ def _split(batch: Batch, axes: dict[str, int]) -> Iterator[list[Array]]:
 def _digest(arrays: list[Array]) -> bytes:
     digest = hashlib.sha256()
     for array in arrays:
-        # An array of strings holds pointers, which say nothing of what they point to.
+        # The bytes of an array of strings are pointers.
         digest.update(
             repr(array.tolist()).encode() if array.dtype.kind == "O" else np.ascontiguousarray(array).tobytes()
         )

@@ -1,4 +1,4 @@
-"""Choose how much of a tensor's range to keep: clipping rare extremes leaves finer steps for the rest.
+"""Choose how much of a tensor's range to keep. Clipping rare extremes leaves finer steps for the rest.
 
 Both rules are pure functions of a histogram over the whole range.
 """
@@ -12,7 +12,7 @@ from optimize.arrays import Array
 from optimize.recipes.ranges import Range
 
 PERCENTILE = 99.99
-_LEVELS = 128  # magnitudes that eight bits tell apart
+_LEVELS = 128  # magnitudes that eight bits can represent
 _STRIDE_BINS = 8
 
 
@@ -44,10 +44,10 @@ def percentile(histogram: Histogram, share: float = PERCENTILE) -> Range:
 
 
 def entropy(histogram: Histogram) -> Range:
-    """The range whose 8-bit rendering of the magnitudes loses least information, by relative entropy.
+    """The range whose 8-bit form of the magnitudes loses least information, by relative entropy.
 
-    Source: S. Migacz, "8-bit Inference with TensorRT", GPU Technology Conference 2017. The bin at zero, which a ReLU fills
-    with values that every scale renders exactly, takes no part.
+    Source: S. Migacz, "8-bit Inference with TensorRT", GPU Technology Conference 2017. The bin at zero is left out, since every
+    scale represents zero exactly and a ReLU fills it.
     """
     if histogram.counts.sum() == 0:
         return Range(histogram.low, histogram.high)
@@ -62,11 +62,11 @@ def entropy(histogram: Histogram) -> Range:
 
 
 def divergence(magnitudes: Array, bins: int) -> float:
-    """Relative entropy of the distribution clipped to its first `bins` against its rendering in 128 levels, in nats."""
+    """Relative entropy of the distribution clipped to its first `bins` against its form in 128 levels, in nats."""
     clipped = magnitudes[:bins].astype(np.float64)
     level = np.arange(bins) * _LEVELS // bins
     present = clipped > 0
-    # Each level spreads its count evenly over those of its bins that hold anything.
+    # Each level spreads its count evenly over its bins that are not empty.
     filled = np.bincount(level, present, _LEVELS)
     mean = np.bincount(level, clipped, _LEVELS) / np.maximum(filled, 1)
     rendered = np.where(present, mean[level], 0.0)
@@ -81,7 +81,7 @@ def divergence(magnitudes: Array, bins: int) -> float:
 
 
 def _magnitudes(histogram: Histogram) -> tuple[Array, float]:
-    """Counts of |x| in bins of the histogram's own width, and that width."""
+    """Counts of |x| in bins of the histogram's width, and that width."""
     width = (histogram.high - histogram.low) / len(histogram.counts)
     centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
     index = np.minimum(np.abs(centres) // width, len(histogram.counts) - 1).astype(np.int64)

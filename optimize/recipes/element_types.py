@@ -1,7 +1,7 @@
-"""Find the element type of every value in a graph, by what onnxruntime itself makes of it.
+"""Find the element type of every value in a graph.
 
-Symbolic shape inference fails on many exported graphs, and a value of unknown type is one that a quantiser leaves alone. ONNX's
-own inference is tried first; what it leaves open, onnxruntime tells, which must know every type before it can run a graph.
+A quantiser leaves a value of unknown type alone, and symbolic shape inference fails on many exported graphs. ONNX's own inference is
+tried first. onnxruntime, which must know every type before it can run a graph, gives the rest.
 """
 
 import onnx
@@ -9,6 +9,7 @@ import onnxruntime as ort
 from onnx import TensorProto, shape_inference
 
 from optimize.errors import SourceError
+from optimize.recipes.onnxruntime_errors import onnxruntime_errors_as
 
 _SILENT = 4
 _LARGE_TENSOR_BYTES = 65536  # constants that shapes are computed from are smaller
@@ -28,7 +29,7 @@ _ELEMENT_TYPES = {
 
 
 def complete_types(model: onnx.ModelProto) -> None:
-    """Record the type of every value of the main graph that does not have one yet.
+    """Record the type of every value of the main graph that has none yet.
 
     Raises:
         SourceError: onnxruntime cannot open the graph, for instance because of a custom operator.
@@ -39,16 +40,16 @@ def complete_types(model: onnx.ModelProto) -> None:
     try:
         inferred = shape_inference.infer_shapes(skeleton)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
-        pass  # it is a help where it works; onnxruntime decides
+        pass  # onnxruntime gives every type then
     else:
         _take(model.graph, inferred.graph)
     missing = _untyped(model.graph)
     if missing:
-        model.graph.value_info.extend(_asked_of_onnxruntime(skeleton, missing))
+        model.graph.value_info.extend(_types_in_onnxruntime(skeleton, missing))
 
 
 def types_of(graph: onnx.GraphProto) -> dict[str, int]:
-    """Element type by name, of every tensor of the main graph whose type is recorded."""
+    """Element type by name of every tensor of the main graph whose type is recorded."""
     found = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.HasField("tensor_type"):
@@ -62,7 +63,7 @@ def _untyped(graph: onnx.GraphProto) -> list[str]:
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large weights are inputs: their type and shape say all that inference needs."""
+    """A copy whose large weights are inputs: inference needs only their type and shape."""
     skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     graph = model.graph
     skeleton.graph.name = graph.name
@@ -84,18 +85,15 @@ def _take(graph: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
     graph.value_info.extend(value for value in inferred.value_info if value.name in missing and value.HasField("type"))
 
 
-def _asked_of_onnxruntime(skeleton: onnx.ModelProto, missing: list[str]) -> list[onnx.ValueInfoProto]:
+def _types_in_onnxruntime(skeleton: onnx.ModelProto, missing: list[str]) -> list[onnx.ValueInfoProto]:
     outputs = {value.name for value in skeleton.graph.output}
     skeleton.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing if name not in outputs)
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = 1
-    try:
+    with onnxruntime_errors_as(SourceError, "onnxruntime cannot open the model"):
         session = ort.InferenceSession(skeleton.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad graph
-        reason = str(error).strip().splitlines()[0]
-        raise SourceError(f"onnxruntime cannot open the model: {reason}") from None
     wanted = set(missing)
     return [
         onnx.helper.make_tensor_value_info(value.name, _ELEMENT_TYPES[element], None)

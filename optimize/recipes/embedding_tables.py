@@ -1,4 +1,4 @@
-"""Embedding tables as 8-bit integers, one scale a row: a lookup then takes a quarter of the memory, and computes what it did."""
+"""Embedding tables as 8-bit integers, one scale per row: a table then takes a quarter of the memory."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,16 @@ def quantise_tables(graph: onnx.GraphProto) -> None:
     """Replace each large table of the main graph, and the Gather nodes that look rows up in it, in place."""
     found = {tensor.name: tensor for tensor in graph.initializer if _is_table(tensor)}
     names = Names(graph)
-    halves: dict[str, tuple[str, str]] = {}
+    quantised: dict[str, tuple[str, str]] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         table = found.get(node.input[0]) if node.op_type == "Gather" and attribute(node, "axis", 0) == 0 else None
         if table is None:
             nodes.append(node)
             continue
-        if table.name not in halves:
-            halves[table.name] = _halve(graph, table, names)
-        nodes.extend(_lookup(node, *halves[table.name], names))
+        if table.name not in quantised:
+            quantised[table.name] = _quantised(graph, table, names)
+        nodes.extend(_lookup(node, *quantised[table.name], names))
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -33,7 +33,7 @@ def _is_table(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and tensor.ByteSize() >= _LEAST_BYTES
 
 
-def _halve(graph: onnx.GraphProto, table: onnx.TensorProto, names: Names) -> tuple[str, str]:
+def _quantised(graph: onnx.GraphProto, table: onnx.TensorProto, names: Names) -> tuple[str, str]:
     quantised = weights.per_channel(numpy_helper.to_array(table), 0)
     values, scale = names.fresh(f"{table.name}_quantized"), names.fresh(f"{table.name}_scale")
     graph.initializer.append(numpy_helper.from_array(quantised.values, values))

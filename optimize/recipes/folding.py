@@ -1,6 +1,6 @@
 """Fold what a quantiser should see as one weight: batch normalisation into the convolution before it, and moved constants.
 
-The sums stay the same up to rounding. Exporters differ in how much of this they leave to the runtime, which comes too late here.
+The sums stay the same up to rounding. Exporters leave different parts of this to the runtime, which is too late for a quantiser.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
-"""FP16 where it holds the values: the graph's inputs and outputs stay FP32, and so does every node that would overflow.
+"""FP16 where it can hold the values: the graph's inputs and outputs stay FP32, and so does every node that would overflow.
 
-A value has the precision of the node that makes it. A Cast stands only where a reader wants another one, so that two neighbours
-in FP32 hand a large value over without a detour through FP16.
+A value has the precision of the node that makes it. A Cast is added only where a reader needs another one, so that two neighbours in
+FP32 exchange a large value without a detour through FP16.
 """
 
 import tempfile
@@ -38,20 +38,21 @@ _KEPT = frozenset(
     {
         # their inner sums are larger than any value that the graph shows
         "CumSum", "LpNormalization", "LRN", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
-        # they reckon in coordinates, of which FP16 holds whole numbers up to 2048 only
+        # they compute coordinates, and FP16 holds whole numbers only up to 2048
         "AffineGrid", "GridSample", "NonMaxSuppression", "RoiAlign", "Upsample",
-        # their scales are FP32 by the measurement that they came from
+        # their scales were measured in FP32
         "DequantizeLinear", "QuantizeLinear",
     }
 )  # fmt: skip
 
-_INDIFFERENT = frozenset({"Shape", "Size"})  # they look at no value
+_INDIFFERENT = frozenset({"Shape", "Size"})  # they read no values
 
 
 def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDArray[Any]]] = ()) -> RecipeResult:
     """Convert the model at `source` into `folder`.
 
-    With `calibration` samples, nodes whose values go beyond 65504 on them stay in FP32; without, only large weights tell.
+    With `calibration` samples, nodes whose values go beyond 65504 on them stay in FP32; without samples,
+    only nodes with large weights do.
 
     Raises:
         CandidateError: Nothing was converted, or the samples do not run.
@@ -76,7 +77,7 @@ def build(source: Path, folder: Path, calibration: Iterable[Mapping[str, npt.NDA
 
 
 def count_converted(graph: onnx.GraphProto) -> int:
-    """Nodes other than casts that give an FP16 value."""
+    """Nodes other than casts that write an FP16 value."""
     found = types_of(graph)
     return sum(
         node.op_type != "Cast" and any(found.get(name) == TensorProto.FLOAT16 for name in node.output)
@@ -85,7 +86,7 @@ def count_converted(graph: onnx.GraphProto) -> int:
 
 
 def _convertible(model: onnx.ModelProto) -> dict[int, Positions]:
-    """Where each node that may compute in FP16 takes and gives it, by the node's index."""
+    """The inputs and outputs in FP16 of each node that may compute in it, by the node's index."""
     known = types_of(model.graph)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
@@ -106,7 +107,7 @@ def _vanishes(tensor: onnx.TensorProto | None) -> bool:
 
 
 def _values(graph: onnx.GraphProto, index: int, where: Positions) -> set[str]:
-    """Names of the values that a node would take and give in FP16."""
+    """Names of the values that a node would read and write in FP16."""
     node = graph.node[index]
     return {
         *(node.input[position] for position in where.inputs),
@@ -120,7 +121,7 @@ def _large_values(
     chosen: Mapping[int, Positions],
     calibration: Iterable[Mapping[str, npt.NDArray[Any]]],
 ) -> set[str]:
-    """Values that hold a finite number beyond FP16 on some sample; infinity itself FP16 can hold."""
+    """Values that hold a finite number beyond FP16 on some sample; FP16 has infinity."""
     batches = [dict(batch) for batch in calibration]
     origins = _origins(graph)
     values = {name for index, where in chosen.items() for name in _values(graph, index, where)}
@@ -136,7 +137,7 @@ def _large_values(
 
 
 def _origins(graph: onnx.GraphProto) -> dict[str, str]:
-    """For each value that was only moved, the value that it was moved from: it can be no larger."""
+    """For each value that was only moved, the value that it was moved from, which is at least as large."""
     found: dict[str, str] = {}
     for node in graph.node:
         if node.op_type in placement.MOVING:
@@ -160,8 +161,8 @@ class _Writer:
         self._names = Names(graph)
         self._outputs = {value.name for value in graph.output}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._half: dict[str, str] = {}  # where a value stands in FP16
-        self._single: dict[str, str] = {}  # where a value that was made in FP16 stands in FP32
+        self._half: dict[str, str] = {}  # the name of a value in FP16
+        self._single: dict[str, str] = {}  # the name in FP32 of a value that was made in FP16
 
     def write(self) -> None:
         nodes: list[onnx.NodeProto] = []
@@ -195,7 +196,7 @@ class _Writer:
             name = node.output[position]
             self._half[name] = name
             if name in self._outputs:
-                # The graph's output keeps its name and its FP32.
+                # The graph's output keeps its name and stays FP32.
                 self._half[name] = node.output[position] = self._names.fresh(f"{name}_fp16")
                 yield self._cast(self._half[name], name, TensorProto.FLOAT)
 

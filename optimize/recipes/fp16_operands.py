@@ -1,4 +1,4 @@
-"""Tell from ONNX's own schemas which inputs and outputs of a node may change from FP32 to FP16."""
+"""Which inputs and outputs of a node may change from FP32 to FP16, by ONNX's schemas."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class Positions(NamedTuple):
 
 
 def positions(node: onnx.NodeProto, known: Mapping[str, int], opset: int) -> Positions | None:
-    """The FP32 inputs and outputs that become FP16 when the node computes in FP16; None where it cannot.
+    """The FP32 inputs and outputs that become FP16 when the node computes in FP16; None if it cannot.
 
-    `known` holds the element type by name. An operand that the schema fixes to FP32, such as the scales of Resize, stays so.
+    `known` holds the element type by name. An operand that the schema fixes to FP32, such as the scales of Resize, stays FP32.
     """
     try:
         schema = defs.get_schema(node.op_type, opset, "")
@@ -35,7 +35,7 @@ def positions(node: onnx.NodeProto, known: Mapping[str, int], opset: int) -> Pos
     if inputs is None or outputs is None:
         return None
     bound = set(inputs.values()) & halving
-    # An output whose type no input decides has it from an attribute, which stays.
+    # An output whose type no input decides has it from an attribute, which does not change.
     if set(inputs.values()) - halving - {_SINGLE} or set(outputs.values()) - bound - {_SINGLE}:
         return None
     return Positions(
@@ -47,7 +47,7 @@ def positions(node: onnx.NodeProto, known: Mapping[str, int], opset: int) -> Pos
 def _variables(
     names: Sequence[str], formals: Sequence[defs.OpSchema.FormalParameter], known: Mapping[str, int]
 ) -> dict[int, str] | None:
-    """The schema's type variable at each FP32 position; None where some value is no tensor, or its type is unknown."""
+    """The schema's type variable at each FP32 position; None if some value is not a tensor, or its type is unknown."""
     found = {}
     for position, name in enumerate(names):
         if not name:

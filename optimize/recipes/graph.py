@@ -1,7 +1,7 @@
-"""Make an ONNX graph that every recipe and runtime can read, without changing what it computes.
+"""Turn a model into an ONNX graph that every recipe and runtime can read, without changing what it computes.
 
-Exporters leave traps that a quantiser steps over silently: weights in Constant nodes, values without a known type, local
-functions, and output names that are defined twice. :func:`prepare` clears them and says what it cannot clear.
+Exporters leave what a quantiser skips silently: weights in Constant nodes, values of unknown type, local functions, and output names
+that are defined twice. :func:`prepare` fixes these and notes what it cannot fix.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from optimize.recipes import onnx_files
 from optimize.recipes.element_types import complete_types
 
 ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators with 8-bit arithmetic, for whose sake a graph is quantised."""
+"""Operators with 8-bit arithmetic, the reason to quantise a graph."""
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -33,7 +33,7 @@ class Names:
         self._taken |= {name for node in walk(graph) for name in (node.name, *node.input, *node.output)}
 
     def fresh(self, hint: str) -> str:
-        """`hint`, with a number behind it if it is taken; the name is taken from now on."""
+        """`hint`, with a number appended if it is taken; the name is taken from now on."""
         number = 0
         name = hint
         while name in self._taken:
@@ -46,7 +46,7 @@ class Names:
 def prepare(source: Path, target: Path) -> tuple[str, ...]:
     """Write the FP32 model at `source` in a form that recipes can work on, and return notes on what they cannot reach.
 
-    Names of inputs and outputs stay. Weights beyond protobuf's limit are written beside `target`, under their digest.
+    Names of inputs and outputs stay. Weights beyond protobuf's limit are written next to `target`, named by their digest.
 
     Raises:
         SourceError: The model is not ONNX, is contradictory, or uses an operator that onnxruntime does not have.
@@ -59,7 +59,7 @@ def prepare(source: Path, target: Path) -> tuple[str, ...]:
 def normalised(source: Path, *, least_opset: int = 0) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The prepared model in memory, with the notes of :func:`prepare`; preparing it again changes nothing.
 
-    A recipe whose operators need a newer ONNX version than the model has names it as `least_opset`.
+    `least_opset` is the ONNX version that a recipe's operators need; an older model is converted to it.
     """
     model = onnx_files.read(source)
     if model.functions:
@@ -74,7 +74,7 @@ def normalised(source: Path, *, least_opset: int = 0) -> tuple[onnx.ModelProto, 
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Version of the standard operators that the model is written in."""
+    """The version of the standard operators that the model uses."""
     return next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
 
 
@@ -85,7 +85,7 @@ def import_domain(model: onnx.ModelProto, domain: str, version: int = 1) -> None
 
 
 def keep_weights_constant(model: onnx.ModelProto) -> None:
-    """Take initialisers off the list of inputs, where the oldest files name them and any file may, as replaceable defaults."""
+    """Remove initialisers from the inputs, where the oldest files list them and any file may, as replaceable defaults."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) < len(model.graph.input):
@@ -95,13 +95,13 @@ def keep_weights_constant(model: onnx.ModelProto) -> None:
 
 
 def rename_redefined(graph: onnx.GraphProto) -> None:
-    """Give inner values that share an output's name a name of their own.
+    """Rename inner values that have the name of an output.
 
-    An exporter that is told to name an output `add` may already have an inner value `add`. Nodes stand in execution order, so
-    a read before the output's definition means the inner value.
+    An exporter that is asked to name an output `add` may already have an inner value `add`. Nodes are in execution order, so a
+    read before the output's definition means the inner value.
 
     Raises:
-        SourceError: A later node reads the name too, so that it cannot be told which value is meant.
+        SourceError: A later node reads the name too, so that it is unclear which value is meant.
     """
     names = Names(graph)
     outer = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -120,7 +120,7 @@ def rename_redefined(graph: onnx.GraphProto) -> None:
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
-    """Make an initialiser of every Constant node, since quantisers look for weights among initialisers alone."""
+    """Turn every Constant node into an initialiser, since quantisers look for weights only there."""
     outputs = {value.name for value in graph.output}
     kept = []
     for node in graph.node:
@@ -163,7 +163,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove the initialisers that nothing reads any more."""
+    """Remove the initialisers that no node reads."""
     used = {name for node in graph.node for name in _reads(node)} | {value.name for value in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     if len(kept) < len(graph.initializer):
@@ -199,7 +199,7 @@ def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
             return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), np.float32))
         case "value_int" | "value_ints":
             return numpy_helper.from_array(np.asarray(helper.get_attribute_value(attribute), np.int64))
-    return None  # strings and sparse tensors are no weights
+    return None  # strings and sparse tensors are not weights
 
 
 def captured(node: onnx.NodeProto) -> set[str]:
@@ -209,7 +209,7 @@ def captured(node: onnx.NodeProto) -> set[str]:
 
 
 def rename_captured(node: onnx.NodeProto, old: str, new: str) -> None:
-    """Let the bodies of a node read another value."""
+    """Make the bodies of a node read another value."""
     for body in bodies(node):
         for inner in body.node:
             _rename(inner, old, new)

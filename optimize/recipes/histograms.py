@@ -1,7 +1,7 @@
 """Histograms of the values that tensors take on calibration samples, in bounded memory.
 
-The range of each tensor is known beforehand, so that histograms of batches of any shape add up. Activations are fetched a group of
-tensors at a time, each group as large as memory allows; the graph runs once for each group and batch.
+The range of each tensor is known beforehand, so that histograms of batches of any shape add up. Activations are fetched for one group
+of tensors at a time, each group as large as memory allows; the graph runs once per group and batch.
 """
 
 import tempfile
@@ -21,10 +21,10 @@ from optimize.recipes.ranges import Range
 
 BINS = 4096
 ENOUGH_VALUES = 100_000_000
-"""Values of all tensors together that show how each is distributed."""
+"""Values of all tensors together that suffice to show how each is distributed."""
 
 FETCH_LIMIT_BYTES = 256_000_000
-"""Activations that stand in memory at a time; a tensor larger than that stands there alone."""
+"""Activations in memory at a time; a tensor larger than that is fetched alone."""
 
 
 def collect(
@@ -37,7 +37,7 @@ def collect(
 ) -> dict[str, Histogram]:
     """A histogram of each tensor of `found` over its range, from all batches.
 
-    Where `least` is given, batches beyond so many are left out once enough values were counted.
+    With `least`, batches beyond that number are left out once enough values were counted.
 
     Raises:
         CandidateError: The graph does not run on a batch.
@@ -59,7 +59,7 @@ def collect(
 
 
 def groups(elements: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-    """Names in groups of at most `limit` elements together; a larger one is a group of its own."""
+    """Names in groups of at most `limit` elements together; a larger one gets a group for itself."""
     group: list[str] = []
     held = 0
     for name, count in elements.items():
@@ -73,7 +73,7 @@ def groups(elements: Mapping[str, int], limit: int) -> Iterator[list[str]]:
 
 
 def binned(values: Array, found: Range) -> Array:
-    """Counts of the values in equal bins over the range; what is outside falls into the outermost."""
+    """Counts of the values in equal bins over the range; values outside it count in the outermost."""
     width = (found.high - found.low) / BINS
     if width <= 0 or not np.isfinite(width):
         return np.zeros(BINS, np.int64)

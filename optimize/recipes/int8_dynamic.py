@@ -1,4 +1,4 @@
-"""INT8 with ranges found at run time: 8-bit weights, activations quantised anew in every call. Needs no calibration samples.
+"""INT8 with ranges found at run time: 8-bit weights, activations quantised in every call. It needs no calibration samples.
 
 Conv stays in fp32: onnxruntime's ConvInteger takes 1.3 to 2 times as long as its fp32 Conv.
 """
@@ -122,7 +122,7 @@ class _Writer:
         return constant and not attribute(node, "layout", 0)
 
     def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """The LSTM of onnxruntime that takes 8-bit weights, which stand in it as [directions, inputs, 4 * hidden]."""
+        """The LSTM of onnxruntime that takes 8-bit weights, laid out as [directions, inputs, 4 * hidden]."""
         parameters = []
         for position in (1, 2):
             values = numpy_helper.to_array(self._constants[node.input[position]]).transpose(0, 2, 1)

@@ -1,4 +1,4 @@
-"""INT8 with fixed ranges: Q/DQ pairs around the operators with 8-bit kernels, their ranges taken from calibration samples."""
+"""INT8 with fixed ranges: Q/DQ pairs around the operators with 8-bit kernels, with ranges from calibration samples."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,8 +40,8 @@ def build(
     """Quantise the model at `source` into `folder`.
 
     `symmetric` is what TensorRT and CUDA run: zero points 0 and biases in fp32. Without it activations are asymmetric, which uses
-    the eight bits better on a CPU. Weights are symmetric per channel either way. `method` chooses each activation's range: all
-    that was seen, or what :mod:`~optimize.recipes.clipping` keeps of it.
+    the eight bits better on a CPU. Weights are symmetric per channel in both cases. `method` chooses each activation's range: all
+    that was seen, or the part that :mod:`~optimize.recipes.clipping` keeps.
 
     Raises:
         CandidateError: The samples cannot calibrate, or nothing was quantised.
@@ -57,7 +57,7 @@ def calibrated(
     """The model at `source` with the range of every value, ready to be written with one method or several.
 
     Raises:
-        CandidateError: The samples cannot calibrate, random noise included, or no node can be quantised.
+        CandidateError: The samples cannot calibrate (random noise cannot), or no node can be quantised.
     """
     model, notes = normalised(source, least_opset=_LEAST_OPSET)
     folding.fold(model)
@@ -75,7 +75,7 @@ def calibrated(
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A model whose values' ranges are known, and where its Q/DQ pairs will stand."""
+    """A model whose values' ranges are known, and where its Q/DQ pairs will be."""
 
     folded: Path
     placed: placement.Placement
@@ -88,8 +88,8 @@ class Calibrated:
     @cached_property
     def _histograms(self) -> dict[str, clipping.Histogram]:
         """Of every value that is quantised."""
-        whole = {root: self.found[root] for root in set(self.placed.scales.values())}
-        return histograms.collect(self.folded, whole, self.batches, least=self.least_batches)
+        quantised = {root: self.found[root] for root in set(self.placed.scales.values())}
+        return histograms.collect(self.folded, quantised, self.batches, least=self.least_batches)
 
     def write(self, folder: Path, method: Method) -> RecipeResult:
         """Quantise into `folder`, with each activation's range chosen by `method`.
@@ -112,7 +112,7 @@ class Calibrated:
 
 
 def count_quantised(graph: onnx.GraphProto) -> int:
-    """Nodes that runtimes compute in 8 bits: from quantised operands, or from and to quantised values, or out of an 8-bit table."""
+    """Nodes that runtimes compute in 8 bits: from quantised operands, or from and to quantised values, or from an 8-bit table."""
     dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     integers = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
     rounded = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}

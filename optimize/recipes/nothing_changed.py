@@ -1,4 +1,4 @@
-"""Say in one sentence why a recipe found nothing to change."""
+"""Why a recipe found nothing to change, in one sentence."""
 
 import onnx
 
@@ -33,7 +33,7 @@ def _cause(graph: onnx.GraphProto, purpose: str) -> str:
     if trees:
         return f"precision does not apply to {trees[0]}, which compares inputs with thresholds and multiplies nothing"
     if inside & ANCHORS:
-        return f"{', '.join(sorted(inside & ANCHORS))} stand only inside If, Loop or Scan bodies"
+        return f"{', '.join(sorted(inside & ANCHORS))} are only inside If, Loop or Scan bodies"
     if outside & ANCHORS:
         return _cause_in_anchors(graph, ", ".join(sorted(outside & ANCHORS)))
     return f"the graph has no Conv, Gemm or MatMul {purpose}"

@@ -1,7 +1,7 @@
-"""ONNX files on disk, with their weights inside or beside them.
+"""ONNX files on disk, with their weights inside or next to them.
 
-Weights that stand beside a model are named by the digest of their bytes: the registry names files the same way, and onnxruntime
-reads external data only from the model's own folder, so a published model finds its weights without being rewritten.
+Weights next to a model are named by the digest of their bytes. The registry names files the same way, and onnxruntime reads external
+data only from the model's folder, so a published model finds its weights without being rewritten.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from onnx.external_data_helper import load_external_data_for_model, set_external
 from optimize.errors import CandidateError, SourceError
 
 INLINE_LIMIT_BYTES = 1_500_000_000
-"""Weights above this stand beside the model: protobuf ends at 2 GiB."""
+"""Weights above this are written next to the model: protobuf ends at 2 GiB."""
 
 _SMALL_TENSOR_BYTES = 1024
 _ALIGNMENT_BYTES = 4096  # onnxruntime maps weights that begin on a page instead of copying them
@@ -40,15 +40,15 @@ def read(path: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(
-            f"{path.name}: its external data cannot be read ({reason}); keep the data file beside the model"
+            f"{path.name}: its external data cannot be read ({reason}); keep the data file next to the model"
         ) from None
     return model
 
 
 def write(model: onnx.ModelProto, target: Path) -> tuple[Path, ...]:
-    """Write the model, and its weights beside it where they are large; returns the files, the model first.
+    """Write the model, and its weights next to it if they are large; return the files, the model first.
 
-    Weights that were written beside the model are gone from memory, so that two copies never stand there.
+    Weights that were written next to the model are dropped from memory, so that there are never two copies of them.
 
     Raises:
         CandidateError: The disk is full, or the folder cannot be written.
@@ -94,7 +94,7 @@ def _write_weights(graph: onnx.GraphProto, target: Path) -> Path:
 
 
 def _raw(tensor: onnx.TensorProto) -> bytes:
-    """The tensor's bytes, which a file of another writer may hold as a list of numbers; nothing for strings."""
+    """The tensor's bytes, which other writers may store as a list of numbers; empty for strings."""
     if tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
         return tensor.raw_data
     if tensor.ByteSize() >= _SMALL_TENSOR_BYTES:

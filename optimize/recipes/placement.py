@@ -1,8 +1,8 @@
 """Decide which nodes compute on 8-bit values, and so which values get a Q/DQ pair.
 
-Operators with 8-bit arithmetic and constant weights are the anchors: their activations are quantised. Between two of them a value
-stays in 8 bits through the operators that have kernels for it, such as a residual sum or a pooling. Everything else, above all
-normalisation and Softmax, computes in fp32.
+Operators with 8-bit arithmetic and constant weights are the anchors: their activations are quantised. Between two anchors a value
+stays in 8 bits through operators that have 8-bit kernels, for example a residual sum or a pooling. All others, above all
+normalisation and Softmax, compute in fp32.
 """
 
 import math
@@ -26,10 +26,10 @@ MOVING = frozenset(
 COMBINING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool"})
 """Operators that make new values, and have 8-bit kernels."""
 FUSED = frozenset({"Clip", "Relu"})
-"""Operators that every runtime folds into the one before, where the result is quantised and not what lies between."""
+"""Operators that every runtime folds into the one before, so that only their result is quantised."""
 PASSING = MOVING | COMBINING | FUSED
 
-_LARGEST = 1e30  # beyond it stands a mask's minus infinity, which leaves no step for the other values
+_LARGEST = 1e30  # a mask's minus infinity lies beyond it, and leaves no steps for the other values
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Placement:
 
     nodes: indices of the nodes that read quantised values.
     scales: by name of a quantised value, the value whose scale it has.
-    rounded: quantised values that every reader takes so, since their producer computes in 8 bits.
+    rounded: values that every reader takes quantised, since their producer computes in 8 bits.
     """
 
     nodes: frozenset[int]
@@ -47,7 +47,7 @@ class Placement:
 
 
 class _Graph:
-    """The facts about a graph that placement asks for again and again."""
+    """The facts about a graph that placement needs repeatedly."""
 
     def __init__(self, graph: onnx.GraphProto, ranges: Mapping[str, Range]) -> None:
         self.nodes = list(graph.node)
@@ -61,7 +61,7 @@ class _Graph:
         self._ranges = ranges
 
     def activations(self, node: onnx.NodeProto) -> list[str]:
-        """Floating-point inputs that are no constants."""
+        """Floating-point inputs that are not constants."""
         return [name for name in node.input if self._types.get(name) == TensorProto.FLOAT and name not in self.weights]
 
     def quantisable(self, name: str) -> bool:
@@ -70,7 +70,7 @@ class _Graph:
         return found is not None and max(-found.low, found.high) < _LARGEST
 
     def end_of(self, name: str) -> str:
-        """The value itself, or that of the Relu or Clip which alone reads it and will be folded into its producer."""
+        """The value itself, or the result of the Relu or Clip that is its only reader and will be folded into its producer."""
         readers = self.readers[name]
         if len(readers) != 1 or name in self.outputs:
             return name
@@ -141,7 +141,7 @@ def _has_weights(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) 
 def _passing(facts: _Graph, scales: Mapping[str, str], chosen: set[int]) -> list[int]:
     """Indices of nodes that can keep a value in 8 bits on its way to another chosen node, in execution order."""
     quantised = set(scales)
-    candidates = []
+    possible = []
     for index, node in enumerate(facts.nodes):
         inputs = facts.activations(node)
         ends = [facts.end_of(name) for name in node.output if name]
@@ -153,10 +153,10 @@ def _passing(facts: _Graph, scales: Mapping[str, str], chosen: set[int]) -> list
             and not _has_float_constants(node, facts)
             and all(facts.quantisable(end) and end not in facts.outputs for end in ends)
         ):
-            candidates.append(index)
+            possible.append(index)
             quantised.update(ends)
     reading = set(chosen)
-    for index in reversed(candidates):
+    for index in reversed(possible):
         ends = [facts.end_of(name) for name in facts.nodes[index].output]
         if any(reader in reading for end in ends for reader in facts.readers[end]):
             reading.add(index)
@@ -169,5 +169,5 @@ def is_passing(node: onnx.NodeProto) -> bool:
 
 
 def _has_float_constants(node: onnx.NodeProto, facts: _Graph) -> bool:
-    """Whether a constant takes part in the sum or concatenation, rather than parametrising the operator."""
+    """Whether a constant is an operand of the sum or concatenation."""
     return node.op_type in ("Add", "Concat") and any(name in facts.weights for name in node.input)

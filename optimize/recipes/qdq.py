@@ -1,4 +1,4 @@
-"""Write Q/DQ pairs into a graph: QuantizeLinear and DequantizeLinear on the values that were placed, 8-bit weights beside them."""
+"""Write Q/DQ pairs into a graph: QuantizeLinear and DequantizeLinear on the placed values, and 8-bit weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from optimize.recipes.graph import ANCHORS, Names
 from optimize.recipes.placement import Placement, channel_axis, has_vector_bias
 from optimize.recipes.ranges import Range
 
-_BIAS_STEPS = 2.0**30  # a bias is a 32-bit integer, and one bit is left for the sum that it joins
+_BIAS_STEPS = 2.0**30  # a bias is a 32-bit integer, and one bit is left for the sum it is added to
 
 
 class Steps(NamedTuple):
@@ -33,7 +33,7 @@ def write(graph: onnx.GraphProto, placement: Placement, ranges: Mapping[str, Ran
 
 
 def activation_steps(low: float, high: float, *, symmetric: bool) -> Steps:
-    """The steps that cover `low` to `high`, zero among them exactly."""
+    """The steps that cover `low` to `high`, with zero exactly on one."""
     if symmetric:
         scale = np.float32(max(-low, high) / 127)
         return Steps(np.asarray(scale or 1.0, np.float32), np.asarray(0, np.int8))
@@ -77,7 +77,7 @@ class _Writer:
     def _output_pair(self, node: onnx.NodeProto, position: int, name: str) -> Iterator[onnx.NodeProto]:
         if name not in self._placement.rounded or name not in self._outputs:
             return self._pair(name, name)
-        # The graph's output keeps its name, so the value before it gets another.
+        # The graph's output keeps its name, so the value before it gets another one.
         node.output[position] = self._names.fresh(f"{name}_unrounded")
         return self._pair(name, node.output[position], rounded=name)
 
@@ -156,7 +156,7 @@ class _Writer:
 
 
 def _without_factors(node: onnx.NodeProto, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
-    """A Gemm's weight and constant bias with its factors multiplied in, since integer kernels have none."""
+    """A Gemm's weight and constant bias multiplied by its factors, which integer kernels do not have."""
     kept = []
     for factor in node.attribute:
         if factor.name == "alpha":

@@ -1,7 +1,7 @@
 """The range of values that each tensor takes on calibration samples.
 
-The graph is extended so that it reports the smallest and largest value of each tensor itself: activations never leave
-onnxruntime, so memory is that of one ordinary call, whatever the shapes of the batches and however many there are.
+The graph is extended to return the smallest and largest value of each tensor. Activations never leave onnxruntime, so memory is that
+of one ordinary call for batches of any shape and number.
 """
 
 import math
@@ -19,12 +19,13 @@ from optimize.errors import CandidateError
 from optimize.recipes import onnx_files
 from optimize.recipes.calibration import Batch
 from optimize.recipes.graph import Names, normalised
+from optimize.recipes.onnxruntime_errors import onnxruntime_errors_as
 
 _SILENT = 4
 
 
 class Range(NamedTuple):
-    """The least and greatest value seen; zero is always inside, since quantised tensors must be able to hold it."""
+    """The least and greatest value seen; zero is always included, since quantised tensors must be able to hold it."""
 
     low: float
     high: float
@@ -48,7 +49,7 @@ def minmax(source: Path, tensors: Sequence[str], batches: Iterable[Batch], *, fi
                     raise CandidateError(
                         f"value {name!r} is NaN on a calibration sample; the model cannot be calibrated"
                     )
-                # An empty tensor's least value is infinity and its greatest minus infinity: neither changes what was found.
+                # The least value of an empty tensor is infinity and its greatest minus infinity: neither changes the range.
                 found[name] = Range(min(found[name].low, low), max(found[name].high, high))
     return found
 
@@ -74,25 +75,17 @@ def _report_ranges(model: onnx.ModelProto, tensors: Sequence[str], *, finite: bo
 
 
 def opened(model: onnx.ModelProto, folder: Path) -> ort.InferenceSession:
-    """A session that gives the values of the graph as written; the weights of `model` may be gone afterwards."""
+    """A session that returns the values of the graph as written; `model` may lose its weights."""
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
-    # Fusions would swallow the very values whose range is asked for.
+    # Fusions would remove the values whose range is wanted.
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     path, *_ = onnx_files.write(model, folder / "calibration.onnx")
-    try:
+    with onnxruntime_errors_as(CandidateError, "onnxruntime cannot open the graph for calibration"):
         return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad graph
-        raise CandidateError(f"onnxruntime cannot open the graph for calibration: {_first_line(error)}") from None
 
 
 def run(session: ort.InferenceSession, outputs: Sequence[str], batch: Batch) -> list[Any]:
     """The named outputs for one batch."""
-    try:
+    with onnxruntime_errors_as(CandidateError, "the model does not run on a calibration batch"):
         return list(session.run(list(outputs), batch))
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen unrelated classes for a bad input
-        raise CandidateError(f"the model does not run on a calibration batch: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

@@ -10,7 +10,7 @@ class RecipeResult:
 
     files: the model first, then its external data.
     changed: nodes that really changed precision, counted from the finished graph.
-    notes: what a reader of the report should know, such as what stayed in fp32.
+    notes: what a reader of the report should know, for example what stayed in fp32.
     """
 
     files: tuple[Path, ...]

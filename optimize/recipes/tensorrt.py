@@ -1,7 +1,7 @@
-"""TensorRT engines out of typed ONNX graphs: precision stands in the graph, and the network is built strongly typed.
+"""TensorRT engines from typed ONNX graphs: the graph states the precision, and the network is strongly typed.
 
-Only calls that `tensorrt` 10 and 11 and `tensorrt-rtx` share are used. The latter builds on a machine without a GPU, for the compute
-capabilities that are named to it; the former builds for the GPU that is there.
+Only calls that `tensorrt` 10 and 11 and `tensorrt-rtx` share are used. `tensorrt-rtx` builds on a machine without a GPU, for the
+compute capabilities that it is given; `tensorrt` builds for the GPU of the machine.
 """
 
 import importlib
@@ -34,8 +34,8 @@ def build(
 ) -> RecipeResult:
     """Build an engine from the graph at `source`, in the precisions that it states, for every shape within `signature.dims`.
 
-    `compute_capabilities` such as "89" are the GPUs that one tensorrt-rtx engine is to run on; by default the GPU that is there.
-    `timing_cache` is a file that tensorrt reads and extends with what it measured of the GPU; tensorrt-rtx measures nothing.
+    `compute_capabilities` such as "89" are the GPUs that one tensorrt-rtx engine can run on; by default the machine's GPU.
+    `timing_cache` is a file that tensorrt reads and extends with its timings of the GPU; tensorrt-rtx times nothing.
 
     Raises:
         CandidateError: The library is missing, it cannot express the graph, or a dynamic dimension has no range.
@@ -60,7 +60,7 @@ def build(
 
 
 def count_reduced(trt: Any, network: Any) -> int:
-    """Layers of a typed network that compute in FP16, or on values out of 8 bits."""
+    """Layers of a typed network that compute in FP16, or on values dequantised from 8 bits."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     converting = {trt.LayerType.CAST, trt.LayerType.CONSTANT, trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE}
     quantised = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
@@ -68,7 +68,7 @@ def count_reduced(trt: Any, network: Any) -> int:
 
 
 def load_timing_cache(config: Any, path: Path) -> None:
-    """Let the builder know what earlier builds measured; a cache of another version or GPU counts as empty."""
+    """Give the builder the timings of earlier builds; a cache of another version or GPU counts as empty."""
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     if not config.set_timing_cache(cache, ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
@@ -89,8 +89,8 @@ def _imported(library: Library) -> Any:
 
 
 def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]  # the class is only known when one of the libraries is loaded
-        """Keeps what goes wrong for the error message, and prints nothing."""
+    class Log(trt.ILogger):  # type: ignore[misc]  # the base class is known only when a library is loaded
+        """Keeps errors for the message, and prints nothing."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -101,7 +101,7 @@ def _logger(trt: Any) -> Any:
                 self._errors.append(text.strip().splitlines()[0])
 
         def cause(self) -> str:
-            return self._errors[0] if self._errors else "it named no cause"
+            return self._errors[0] if self._errors else "no cause was given"
 
     return Log()
 

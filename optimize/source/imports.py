@@ -49,29 +49,42 @@ def _from_file(spec: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything, and a script without a guard exits
+        with user_code(f"{spec}: importing {path.name} failed"):
+            module_spec.loader.exec_module(module)
+    except ProveserveError:
         del sys.modules[name]
-        if isinstance(error, ProveserveError):
-            raise
-        raise SourceError(f"{spec}: importing {path.name} failed: {type(error).__name__}: {error}") from error
+        raise
     return module
 
 
 def _from_name(spec: str, module: str, base: Path) -> ModuleType:
     sys.path.insert(0, str(base))
+    with user_code(f"{spec}: importing {module} failed"):
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise SourceError(f"{spec}: no module {error.name!r}; install it, or name a file as file.py:attr") from None
+
+
+@contextmanager
+def user_code(failure: str) -> Iterator[None]:
+    """Run the user's code: what it raises becomes a SourceError that begins with `failure`, except for our own errors.
+
+    Raises:
+        SourceError: The code raised something, or exited, as a script without a main guard does when it is imported.
+    """
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise SourceError(f"{spec}: no module {error.name!r}; install it, or name a file as file.py:attr") from None
-    except (Exception, SystemExit) as error:  # as above
-        raise SourceError(f"{spec}: importing {module} failed: {type(error).__name__}: {error}") from error
+        yield
+    except ProveserveError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise SourceError(f"{failure}: {type(error).__name__}: {error}") from error
 
 
 def code_digest(base: Path) -> str:
-    """Digest of every Python file of the user's that this process has imported, so that a change in any of them shows.
+    """Digest of every Python file of the user that this process has imported, so that a change in any of them shows.
 
-    What is installed or belongs to Python or to this tool is told apart by its version.
+    Installed packages, Python and this tool are identified by their versions instead.
     """
     digest = hashlib.sha256()
     for path in user_files():
@@ -81,16 +94,16 @@ def code_digest(base: Path) -> str:
 
 
 def user_files() -> list[Path]:
-    """Every Python file of the user's that this process has imported, in order of path."""
+    """Every Python file of the user that this process has imported, sorted by path."""
     files = {file for module in list(sys.modules.values()) if (file := _file_of(module)) is not None}
     return sorted(file for file in files if file.is_absolute() and file.suffix == ".py" and not _foreign(file))
 
 
 @contextmanager
-def apart(folder: Path) -> Iterator[None]:
-    """Let modules be imported from a folder, and forget them afterwards: other code of the same names may then be imported."""
+def isolated_imports(folder: Path) -> Iterator[None]:
+    """Import modules from a folder and forget them afterwards, so that other code with the same names can be imported."""
     paths, known = list(sys.path), dict(sys.modules)
-    inside = [name for name, module in known.items() if _stands_in(module, folder)]
+    inside = [name for name, module in known.items() if _is_inside(module, folder)]
     for name in inside:
         del sys.modules[name]
     try:
@@ -98,12 +111,12 @@ def apart(folder: Path) -> Iterator[None]:
     finally:
         sys.path[:] = paths
         for name, module in list(sys.modules.items()):
-            if _stands_in(module, folder):
+            if _is_inside(module, folder):
                 del sys.modules[name]
         sys.modules.update({name: known[name] for name in inside})
 
 
-def _stands_in(module: ModuleType, folder: Path) -> bool:
+def _is_inside(module: ModuleType, folder: Path) -> bool:
     file = _file_of(module)
     return file is not None and file.is_relative_to(folder) and not _foreign(file)
 

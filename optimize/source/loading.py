@@ -1,6 +1,6 @@
 """Load a model's source and its samples, check both, and digest them, so that later stages know whether anything changed.
 
-It runs in a child process, since it imports the user's code.
+This runs in a child process, since it imports the user's code.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from optimize.source.split_file import store_split
 
 ANALYSIS_THREADS = 2
 SCREEN, PROBE = "screen", "probe"
-"""Names of the parts of the selection split for a candidate's first accuracy check, and for its memory."""
+"""Names of two parts of the selection split: for a candidate's first accuracy check, and for measuring its memory."""
 PART_ROWS = {SCREEN: 256, PROBE: 8}
 RAW = "raw"
 """Name of the requests as raw columns, before `preprocess`."""
@@ -69,7 +69,7 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Source:
         raw = raw_requests(splits.get("selection", []), budgets.latency.batch, _RAW_REQUESTS)
         if splits and not raw:
             raise SourceError(
-                f"selection has no item of latency.batch = {budgets.latency.batch} rows; wanted raw columns of so many rows to"
+                f"selection has no item of latency.batch = {budgets.latency.batch} rows; wanted raw columns of that many rows to"
                 " time `preprocess` with: yield larger items"
             )
         store_split(folder / f"{RAW}.npz", raw)
@@ -84,14 +84,14 @@ def read(budgets: ModelBudgets, base: Path, folder: Path) -> Source:
     rows: dict[str, int] = {
         split: sum(row_count(inputs, batch.inputs) for batch in batches) for split, batches in splits.items()
     }
-    # Digests of code come last: by now everything that the factory, the samples and the metric import has been imported.
+    # Code is digested last, when the factory, the samples and the metric have imported all that they need.
     metric = _metric_digest(budgets, base)
     code = "" if budgets.preprocess is None else code_digest(base)
     return Source(digest(), digest_splits(splits), rows, runtime, metric, code)
 
 
 def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:
-    """What digests the source, and what runs it."""
+    """A function that digests the source, and the runtime that runs it."""
     path = base / budgets.source
     if is_onnx(budgets):
         return partial(_onnx_digest, path), "onnxruntime-cpu"
@@ -100,7 +100,7 @@ def _source(budgets: ModelBudgets, base: Path) -> tuple[Callable[[], str], str]:
 
 
 def _metric_digest(budgets: ModelBudgets, base: Path) -> str:
-    """Digest of the code of a metric of the user's own; empty where the metric is built in."""
+    """Digest of the code of a custom metric; empty if the metric is built in."""
     if ":" not in budgets.accuracy.metric:
         return ""
     attribute(budgets.accuracy.metric, base)
@@ -108,7 +108,7 @@ def _metric_digest(budgets: ModelBudgets, base: Path) -> str:
 
 
 def _onnx_digest(path: Path) -> str:
-    """Digest of an ONNX file and of the external data beside it."""
+    """Digest of an ONNX file and of its external data."""
     import onnx  # noqa: PLC0415
 
     total = hashlib.sha256(digest_of(path).encode())
@@ -129,7 +129,7 @@ def _splits(budgets: ModelBudgets, base: Path, inputs: Signature) -> dict[Split,
 
 
 def _check_inputs(dims: Mapping[str, Dim], inputs: Signature, batches: list[Batch], split: Split) -> None:
-    """Refuse samples that serving would refuse; a batch of them may have any number of rows, since it is cut."""
+    """Refuse samples that serving would refuse; a batch may have any number of rows, since it is cut later."""
     batched = any(spec.batch_axis is not None for spec in inputs.inputs)
     fix = (
         "change the sample, or what budgets.toml declares"
@@ -149,7 +149,7 @@ def _check_inputs(dims: Mapping[str, Dim], inputs: Signature, batches: list[Batc
 
 
 def declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]:
-    """The inputs as budgets.toml declares them, else as the ONNX file does."""
+    """The inputs as budgets.toml declares them, or else as the ONNX file does."""
     declared = tuple(TensorSpec(name, spec.dtype, spec.shape, spec.pad) for name, spec in budgets.inputs.items())
     if not is_onnx(budgets):
         return declared
@@ -158,7 +158,7 @@ def declared_inputs(budgets: ModelBudgets, base: Path) -> tuple[TensorSpec, ...]
     wanted = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
     if declared and wanted != {spec.name: (spec.dtype, len(spec.shape)) for spec in declared}:
         said = ", ".join(f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in own)
-        raise SourceError(f"{budgets.source}: its inputs are {said}; budgets.toml declares others: mend `inputs`")
+        raise SourceError(f"{budgets.source}: its inputs are {said}; budgets.toml declares others: fix `inputs`")
     return declared or own
 
 

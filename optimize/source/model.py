@@ -1,4 +1,4 @@
-"""The source model: what every candidate is compared with."""
+"""The source model, which every candidate is compared with."""
 
 import hashlib
 import inspect
@@ -11,13 +11,13 @@ import numpy as np
 from optimize.arrays import Array, Arrays
 from optimize.budgets import ModelBudgets
 from optimize.errors import ExecutionError, SourceError, first_line
-from optimize.source.imports import attribute, code_digest
+from optimize.source.imports import attribute, code_digest, user_code
 
 
 class TorchModel:
     """A PyTorch module, run eagerly. Inputs go in by name where `forward` has those names, else in declared order.
 
-    The first `positional` parameters of `forward` are never given by name: a saved program takes them as it was exported.
+    The first `positional` parameters of `forward` always go in by position, since a saved program takes them as it was exported.
     """
 
     runtime = "pytorch"
@@ -62,7 +62,7 @@ class TorchModel:
         """Answer one batch.
 
         Raises:
-            ExecutionError: The module failed on it, or answers something else than tensors.
+            ExecutionError: The module failed on it, or answers something other than tensors.
         """
         try:
             args, kwargs = self.arguments(self.tensors(inputs))
@@ -77,14 +77,14 @@ class TorchModel:
         """Digest of the user's code, of every parameter and buffer, and of the plain values and arrays that modules hold."""
         total = hashlib.sha256(code_digest(self._base).encode())
         for name, value in _settings(self.module):
-            total.update(f"{name} = {_told(value)}|".encode())
+            total.update(f"{name} = {_text(value)}|".encode())
         for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
-            total.update(f"{name} = {_told(tensor)}|".encode())
+            total.update(f"{name} = {_text(tensor)}|".encode())
         return total.hexdigest()
 
 
 def _settings(module: Any) -> Iterator[tuple[str, object]]:
-    """What a factory may have read from a file and left in a module beside its weights, such as a scale or a table."""
+    """What a factory may have read from a file and kept in a module next to its weights, such as a scale or a table."""
     for owner, part in module.named_modules():
         for name, value in sorted(vars(part).items()):
             if name not in ("_parameters", "_buffers") and _has_value(value):
@@ -92,7 +92,7 @@ def _settings(module: Any) -> Iterator[tuple[str, object]]:
 
 
 def _has_value(value: object) -> bool:
-    """Whether a value is told by what it holds, and not by which object it is."""
+    """Whether a value is identified by its content, and not by which object it is."""
     if isinstance(value, Mapping):
         return all(map(_has_value, value.keys())) and all(map(_has_value, value.values()))
     if isinstance(value, list | tuple):
@@ -103,7 +103,7 @@ def _has_value(value: object) -> bool:
 
 
 def _is_tensor(value: object) -> bool:
-    """Whether it is a tensor whose bytes are its values: a sparse or quantised one, or one on no device, is not."""
+    """Whether it is a tensor whose bytes are its values, which a sparse, quantised or meta tensor is not."""
     import torch  # noqa: PLC0415
 
     return (
@@ -111,12 +111,12 @@ def _is_tensor(value: object) -> bool:
     )
 
 
-def _told(value: Any) -> str:
-    """A value in words, an array by the digest of its bytes."""
+def _text(value: Any) -> str:
+    """A value as text, an array by the digest of its bytes."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_told(key)}: {_told(entry)}' for key, entry in value.items())}}}"
+        return f"{{{', '.join(f'{_text(key)}: {_text(entry)}' for key, entry in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_told, value))}]"
+        return f"[{', '.join(map(_text, value))}]"
     if _is_tensor(value):
         content = _bytes(value)
     elif isinstance(value, np.ndarray):
@@ -190,12 +190,8 @@ def load_module(spec: str, base: Path) -> Any:
     torch = _torch(spec)
     module = factory = attribute(spec, base)
     if not isinstance(factory, torch.nn.Module):
-        try:
+        with user_code(f"{spec}() failed"):
             module = factory()
-        except SourceError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise SourceError(f"{spec}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise SourceError(f"{spec}() gave {type(module).__name__}; wanted a torch.nn.Module")
     return module.eval()

@@ -1,4 +1,4 @@
-"""Raw columns to a model's inputs, by the user's own callable."""
+"""Raw columns to a model's inputs, by the user's callable."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ import numpy as np
 
 from optimize.arrays import Array, Arrays
 from optimize.errors import SourceError
-from optimize.source.imports import attribute
+from optimize.source.imports import attribute, user_code
 from optimize.source.samples import Batch
 
 _ROWS = 32
 
 
 class Preprocess:
-    """`preprocess` of budgets.toml: a callable(dict of raw columns, one entry a row) -> dict of the model's inputs."""
+    """`preprocess` of budgets.toml: a callable(dict of raw columns, one entry per row) -> dict of the model's inputs."""
 
     def __init__(self, spec: str, base: Path) -> None:
         self._spec = spec
@@ -25,20 +25,16 @@ class Preprocess:
         """The model's inputs for some rows.
 
         Raises:
-            SourceError: The callable fails, or gives something other than a dict of arrays.
+            SourceError: The callable fails, or returns something other than a dict of arrays.
         """
-        try:
+        with user_code(f"{self._spec} failed on columns {sorted(columns)}"):
             inputs = self._function(columns)
-        except Exception as error:  # the user's code may raise anything
-            raise SourceError(
-                f"{self._spec} failed on columns {sorted(columns)}: {type(error).__name__}: {error}"
-            ) from error
         if not isinstance(inputs, Mapping):
             raise SourceError(f"{self._spec} gave {type(inputs).__name__}; wanted a dict of input name -> array")
         return {name: _as_fed(np.asarray(value)) for name, value in inputs.items()}
 
     def batches(self, raw: Iterable[Batch]) -> list[Batch]:
-        """Batches of raw columns as batches of inputs, at most 32 rows together, since rows of a batch share one shape."""
+        """Batches of raw columns as batches of inputs of at most 32 rows, since rows of a batch share one shape."""
         return [Batch(self(part.inputs), part.labels) for batch in raw for part in _parts(batch)]
 
 

@@ -1,7 +1,7 @@
-"""The code of a `preprocess` callable, taken along with a version: serving and scoring run what was measured.
+"""The code of a `preprocess` callable, published with a version, so that serving and scoring run what was measured.
 
-Every file of the user's that the callable imports goes into the registry; what is installed stays where it is. Raw requests and what
-was made of them go along, and whoever loads the code shows first that it still makes the same of them.
+Every file of the user that the callable imports goes into the registry; installed packages do not. Raw requests and the inputs made of
+them are published too. A loader first checks that the code still makes the same inputs of them.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from optimize.errors import ArtifactError, ExecutionError, SourceError
 from optimize.manifest import Golden, Preprocessing, TensorSpec
 from optimize.registry import Registry
 from optimize.runtime import golden
-from optimize.source.imports import apart, user_files
+from optimize.source.imports import isolated_imports, user_files
 from optimize.source.preprocess import Preprocess
 from optimize.source.split_file import read_split, storable
 
@@ -37,13 +37,13 @@ class Taken(Struct, frozen=True):
 
 
 def take(spec: str, base: Path, raw: Path, folder: Path) -> Taken:
-    """Copy the callable's code to `folder`/code and record what it makes of raw requests in `folder`/raw.npz.
+    """Copy the callable's code to `folder`/code, and record what it makes of raw requests in `folder`/raw.npz.
 
     Raises:
-        SourceError: The code reads something that cannot be taken along, or makes something else of the same columns.
+        SourceError: The code needs something that cannot be published, or makes different inputs of the same columns.
     """
     requests = [batch.inputs for batch in read_split(raw)[:_COUNT]]
-    with apart(base):
+    with isolated_imports(base):
         foreign = set(user_files())
         preprocess = Preprocess(spec, base)
         made = [preprocess(columns) for columns in requests]
@@ -69,7 +69,7 @@ def take(spec: str, base: Path, raw: Path, folder: Path) -> Taken:
 
 
 def _within(base: Path, files: Sequence[Path], spec: str) -> tuple[str, ...]:
-    """The files' names in the folder of the budgets file."""
+    """The files' names, relative to the folder of the budgets file."""
     outside = [path for path in files if not path.is_relative_to(base)]
     if outside:
         raise SourceError(
@@ -80,9 +80,9 @@ def _within(base: Path, files: Sequence[Path], spec: str) -> tuple[str, ...]:
 
 
 def _check_alone(spec: str, code: Path, requests: list[Arrays], made: list[Arrays]) -> None:
-    """Hold the copied code to what the original made; called outside of `apart`, as serving calls it."""
+    """Check the copied code against what the original made; called outside of `isolated_imports`, as serving calls it."""
     try:
-        with apart(code):
+        with isolated_imports(code):
             preprocess = Preprocess(spec, code)
         again = [preprocess(columns) for columns in requests]
     except SourceError as error:
@@ -92,26 +92,26 @@ def _check_alone(spec: str, code: Path, requests: list[Arrays], made: list[Array
         ) from error
     for expected, found in zip(made, again, strict=True):
         if expected.keys() != found.keys() or any(not np.array_equal(expected[name], found[name]) for name in expected):
-            raise SourceError(f"{spec} makes different inputs of the same columns; wanted the same ones each time")
+            raise SourceError(f"{spec} makes different inputs of the same columns; wanted the same inputs each time")
 
 
 @contextmanager
 def restored(preprocessing: Preprocessing, registry: Registry) -> Iterator[Preprocess]:
-    """The callable of a published version, once it made of the recorded columns what it made when the version was measured.
+    """The callable of a published version, after it made the recorded inputs of the recorded columns again.
 
     Raises:
-        ArtifactError: Its code is missing or damaged, needs a package that is missing here, or makes something else.
+        ArtifactError: Its code is missing or damaged, needs a package that is missing here, or makes other inputs.
     """
     with tempfile.TemporaryDirectory(prefix="proveserve-") as name:
         folder = Path(name)
         for blob in preprocessing.files:
             target = folder / blob.name
             if not target.resolve().is_relative_to(folder.resolve()):
-                raise ArtifactError(f"{blob.name}: stands outside of the version's own code; export the model again")
+                raise ArtifactError(f"{blob.name}: is outside of the version's code folder; export the model again")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(registry.blob(blob), target)
         try:
-            with apart(folder):
+            with isolated_imports(folder):
                 preprocess = Preprocess(preprocessing.callable, folder)
         except SourceError as error:
             raise ArtifactError(f"preprocess cannot be loaded here: {error}") from error
@@ -120,7 +120,7 @@ def restored(preprocessing: Preprocessing, registry: Registry) -> Iterator[Prepr
 
 
 class _Replayed:
-    """The callable as a session, so that its golden requests are replayed as a model's are."""
+    """The callable as a session, so that its golden requests are replayed like a model's."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self._preprocess = preprocess

@@ -20,12 +20,12 @@ _ROWS_IN_EVERY_SPLIT = 40
 
 
 def splits_from_file(path: Path, signature: Signature) -> dict[Split, list[Batch]]:
-    """The rows of a .npz or .parquet file, each in the split that the hash of its inputs puts it into.
+    """The rows of a .npz or .parquet file, each in the split that the hash of its inputs selects.
 
-    So a row stays in its split whatever becomes of the others, and each label has the same shares as the whole, to within chance.
+    So a row stays in its split when others are added or removed, and each label is split in the same shares, to within chance.
 
-    Columns stand row by row, wherever the model has its batch axis. Rows of a model with an input that has none are requests of
-    their own.
+    The first axis of a column is the row, wherever the model has its batch axis. If some input has no batch axis, each row is a
+    separate request.
 
     Raises:
         SourceError: The file cannot be read, its columns differ in length, or a split gets no row, or none of a common label.
@@ -51,7 +51,7 @@ def splits_from_file(path: Path, signature: Signature) -> dict[Split, list[Batch
 
 
 def _check_labels_everywhere(path: Path, labels: Array | None, splits: Array) -> None:
-    """Refuse a file of which a split that judges would never see some common label, since its rows are few and repeat."""
+    """Refuse a file if a split that judges has no row of a common label, because its rows are few and repeat."""
     if labels is None or not is_discrete(labels, len(splits)):
         return
     judged = {split: set(labels[splits == split].tolist()) for split in SPLITS[1:]}
@@ -60,7 +60,7 @@ def _check_labels_everywhere(path: Path, labels: Array | None, splits: Array) ->
             if count >= _ROWS_IN_EVERY_SPLIT and label not in there:
                 raise SourceError(
                     f"{path}: none of the {count} rows with label {label!r} falls into {split}; equal rows stay together, so"
-                    " drop those that repeat and add others"
+                    " remove those that repeat and add others"
                 )
 
 
@@ -78,7 +78,7 @@ def _arranged(columns: Arrays, labels: Array | None, chosen: npt.NDArray[np.intp
 
 
 def _placed(rows: Array, axis: int | None) -> Array:
-    """Rows along the model's batch axis; a single row as it is where the model has none."""
+    """Rows along the model's batch axis; if it has none, the single row itself."""
     placed: Array = rows[0] if axis is None else np.moveaxis(rows, 0, axis) if axis < rows.ndim else rows
     return placed
 

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from optimize.arrays import Array, Arrays
-from optimize.errors import SourceError, UserError
+from optimize.errors import SourceError
 from optimize.manifest import Signature
+from optimize.source.imports import user_code
 
 Split = Literal["calibration", "selection", "confirmation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -20,24 +21,20 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows that share one shape: arrays by input name, and one label a row where there are labels."""
+    """Some rows that share one shape: arrays by input name, and one label per row where there are labels."""
 
     inputs: Arrays
     labels: Array | None
 
 
 def collect(produce: Callable[[str], Iterable[Any]], split: Split, spec: str) -> list[Batch]:
-    """Call the user's `samples(split)` and check what it gives.
+    """Call the user's `samples(split)` and check what it returns.
 
     Raises:
         SourceError: It fails, gives no sample, or gives something other than (dict of arrays, labels or None).
     """
-    try:
+    with user_code(f"{spec}({split!r}) failed"):
         items = list(produce(split))
-    except UserError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise SourceError(f"{spec}({split!r}) failed: {type(error).__name__}: {error}") from error
     batches = [_batch(item, f"{spec}({split!r}), item {index}") for index, item in enumerate(items)]
     if not batches:
         raise SourceError(f"{spec}({split!r}) gave no sample; wanted at least one (inputs, labels) pair")
@@ -54,7 +51,7 @@ def _batch(item: object, where: str) -> Batch:
     inputs = {name: checked_array(value, f"{where}: input {name!r}") for name, value in item[0].items()}
     labels = None if item[1] is None else checked_array(item[1], f"{where}: the label column")
     if labels is not None and labels.ndim == 0:
-        raise SourceError(f"{where}: labels are a single value; wanted one entry a row")
+        raise SourceError(f"{where}: labels are a single value; wanted one entry per row")
     return Batch(inputs, labels)
 
 
@@ -68,7 +65,7 @@ def checked_array(value: object, what: str) -> Array:
         array = np.asarray(value)
     except ValueError:
         raise SourceError(
-            f"{what} has rows of different shapes; wanted one shape a batch, so yield them apart"
+            f"{what} has rows of different shapes; wanted one shape per batch, so yield them separately"
         ) from None
     if array.dtype == object and not all(isinstance(entry, str | bytes) for entry in array.flat):
         raise SourceError(f"{what} holds Python objects; wanted numbers, booleans or strings of one shape")
@@ -76,16 +73,18 @@ def checked_array(value: object, what: str) -> Array:
 
 
 def _text(array: Array, what: str) -> Array:
-    """Strings as `str` objects: bytes are UTF-8, as in ONNX and on the wire."""
+    """Strings as `str` objects: bytes are UTF-8, as in ONNX and over gRPC."""
     try:
         entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in array.flat]
     except UnicodeDecodeError:
-        raise SourceError(f"{what} holds bytes that are no UTF-8 text; wanted text, or numbers such as uint8") from None
+        raise SourceError(
+            f"{what} holds bytes that are not UTF-8 text; wanted text, or numbers such as uint8"
+        ) from None
     return np.array(entries, dtype=object).reshape(array.shape)
 
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
-    """A digest of one row's inputs, whatever their order."""
+    """A digest of one row's inputs, in any order."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(row):
         value = np.asarray(row[name])
@@ -96,7 +95,7 @@ def row_digest(row: Mapping[str, Any]) -> bytes:
 
 
 def check_labels(batches: Iterable[Batch], signature: Signature, split: Split, *, needed: bool) -> None:
-    """Refuse labels that do not have one entry a row, and missing ones where they are `needed`.
+    """Refuse labels that do not have one entry per row, and missing labels where they are `needed`.
 
     Raises:
         SourceError: A batch has more or fewer labels than rows, or none.
@@ -113,12 +112,12 @@ def check_labels(batches: Iterable[Batch], signature: Signature, split: Split, *
             batched = any(spec.batch_axis is not None for spec in signature.inputs)
             hint = "" if batched else "; no input has an axis named `batch`: declare the inputs with one"
             raise SourceError(
-                f"{split}, item {index}: {len(batch.labels)} labels for {rows} rows; wanted one label a row{hint}"
+                f"{split}, item {index}: {len(batch.labels)} labels for {rows} rows; wanted one label per row{hint}"
             )
 
 
 def row_count(signature: Signature, inputs: Mapping[str, Array]) -> int:
-    """Rows of one batch: the size of the axis named batch, or 1 where no input has it."""
+    """Rows of one batch: the size of the axis named batch, or 1 if no input has it."""
     for spec in signature.inputs:
         axis = spec.batch_axis
         if axis is not None and spec.name in inputs and inputs[spec.name].ndim > axis:
@@ -127,7 +126,7 @@ def row_count(signature: Signature, inputs: Mapping[str, Array]) -> int:
 
 
 def each_row(signature: Signature, batch: Batch) -> Iterator[tuple[Arrays, Any]]:
-    """Each row of a batch as a request of its own, with its label."""
+    """Each row of a batch as a separate request, with its label."""
     count = row_count(signature, batch.inputs)
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
     for index in range(count):
@@ -139,10 +138,10 @@ def each_row(signature: Signature, batch: Batch) -> Iterator[tuple[Arrays, Any]]
 
 
 def check_disjoint(signature: Signature, splits: Mapping[Split, list[Batch]]) -> None:
-    """Refuse splits that share a sample, since a variant would be judged on what it was calibrated or chosen on.
+    """Refuse splits that share a sample: a candidate must not be judged on what it was calibrated or chosen on.
 
     Raises:
-        SourceError: Some sample stands in two splits.
+        SourceError: Some sample is in two splits.
     """
     digests = {
         name: {row_digest(inputs) for batch in batches for inputs, _ in each_row(signature, batch)}
@@ -169,7 +168,7 @@ def digest_splits(splits: Mapping[Split, list[Batch]]) -> str:
 
 
 def subset(signature: Signature, batches: list[Batch], wanted: int, seed: int) -> list[Batch]:
-    """At most `wanted` rows of a split, in proportion to their labels where these are discrete, else at random."""
+    """At most `wanted` rows of a split: in proportion to their labels if these are discrete, else at random."""
     counts = [row_count(signature, batch.inputs) for batch in batches]
     labels = None
     if all(batch.labels is not None for batch in batches):
@@ -190,7 +189,7 @@ def subset(signature: Signature, batches: list[Batch], wanted: int, seed: int) -
 
 
 def is_discrete(labels: Array, count: int) -> bool:
-    """Whether there is one whole number, boolean or text a row."""
+    """Whether there is one whole number, boolean or text per row."""
     return labels.ndim == 1 and labels.dtype.kind in "iubUO" and len(labels) == count
 
 

@@ -11,9 +11,9 @@ from optimize.source.samples import Batch
 
 
 def shaped(inputs: tuple[TensorSpec, ...], batches: list[Batch], sizes: Mapping[str, int], offset: int = 0) -> Arrays:
-    """Real samples brought to the wanted size of each named axis: cut where longer, repeated where shorter.
+    """Real samples at the wanted size of each named axis: longer ones are cut, shorter ones repeated.
 
-    `offset` rotates the rows, so that different offsets give different inputs. Where there are no samples, zeros.
+    `offset` rotates the rows, so that different offsets give different inputs. Without samples, the inputs are zeros.
     """
     chosen: Arrays = {}
     for spec in inputs:

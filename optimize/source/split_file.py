@@ -24,12 +24,12 @@ def store_split(path: Path, batches: Iterable[Batch]) -> None:
 
 
 def storable(array: Array) -> Array:
-    """The array as .npz files hold it: strings at a fixed width, since an object array would need pickle."""
+    """The array as an .npz file can hold it: strings at a fixed width, since an object array would need pickle."""
     return array.astype(str) if array.dtype == object else array
 
 
 def read_split(path: Path) -> list[Batch]:
-    """Read a split that :func:`store_split` wrote. Strings come back as objects, which is how a session takes them."""
+    """Read a split that :func:`store_split` wrote. Strings become objects, as sessions take them."""
     inputs: dict[int, Arrays] = {}
     labels: dict[int, Array] = {}
     with np.load(path, allow_pickle=False) as archive:

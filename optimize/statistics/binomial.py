@@ -8,13 +8,13 @@ from collections.abc import Callable
 from scipy.special import betainc, betaincinv
 
 POWER = 0.8
-"""Chance with which a stated sample size settles a question, if what was observed so far is the truth."""
+"""Chance with which a stated sample size settles a question, if the observed share is the true one."""
 
 _MOST = 10**9
 
 
 def complement(share: float) -> float:
-    """1 - share as it is written: 0.01 for 0.99, where plain subtraction leaves 0.010000000000000009."""
+    """1 - share without the rounding error: 0.01 for 0.99, where plain subtraction gives 0.010000000000000009."""
     return round(1.0 - share, 12)
 
 
@@ -47,19 +47,19 @@ def fewest(count: int, share: float, alpha: float) -> int:
 
 
 def most_hits(n: int, share: float, alpha: float) -> int:
-    """The largest count with P(Bin(n, share) <= count) <= alpha, or -1: so many hits still show less than `share`."""
+    """The largest count with P(Bin(n, share) <= count) <= alpha, or -1: that many hits still show less than `share`."""
     return _bisect(-1, n, lambda count: at_most(count, n, share) > alpha) - 1
 
 
 def least_hits(n: int, share: float, alpha: float) -> int:
-    """The smallest count with P(Bin(n, share) >= count) <= alpha, or n + 1: so many hits already show more than `share`."""
+    """The smallest count with P(Bin(n, share) >= count) <= alpha, or n + 1: that many hits already show more than `share`."""
     return _bisect(0, n + 1, lambda count: at_least(count, n, share) <= alpha)
 
 
 def samples_to_show_less(share: float, truth: float, alpha: float, power: float = POWER) -> int | None:
-    """Samples from which on a share that is `truth` is shown, with chance `power`, to be below `share`; None beyond 10^9.
+    """Samples that show, with chance `power`, that a share which is `truth` is below `share`; None beyond 10^9.
 
-    Power climbs like a saw: it falls while n grows at the same allowed number of hits. So each allowance is judged at its largest n.
+    Power rises in a sawtooth: it falls while n grows with the same allowed number of hits. So each number is tried at its largest n.
     """
     gap = share - truth
     if gap <= 0:
@@ -78,7 +78,7 @@ def samples_to_show_less(share: float, truth: float, alpha: float, power: float 
 
 
 def samples_to_show_more(share: float, truth: float, alpha: float, power: float = POWER) -> int | None:
-    """Samples from which on a share that is `truth` is shown, with chance `power`, to be above `share`; None beyond 10^9."""
+    """Samples that show, with chance `power`, that a share which is `truth` is above `share`; None beyond 10^9."""
     return samples_to_show_less(1.0 - share, 1.0 - truth, alpha, power)
 
 

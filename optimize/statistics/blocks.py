@@ -1,7 +1,8 @@
-"""A percentile held against its limit where calls are not independent.
+"""A percentile judged against its limit where calls are not independent.
 
-Queued calls wait for each other, so one bad moment makes many slow calls, and a rule that counts calls takes them for many proofs.
-Blocks of consecutive calls that are long against such a moment are nearly independent: the percentile of each of eight must agree.
+Queued calls wait for each other, so one bad moment makes many slow calls, and a rule that counts calls takes them for many
+observations. Blocks of consecutive calls that are much longer than such a moment are nearly independent: the percentiles of eight
+blocks must agree.
 """
 
 import math
@@ -21,11 +22,11 @@ Latencies = npt.NDArray[np.floating[Any]]
 BLOCKS = 8
 MIN_BLOCK_CALLS = 2000
 
-# In a single queue at 0.8 load calls a fortieth of a block apart are less alike than this in 98 of 100 runs, at 0.9 more alike in 99.
+# In a single queue, calls a fortieth of a block apart correlate less than this in 98 of 100 runs at 0.8 load, and more in 99 at 0.9.
 SATURATED = 0.1
 _BLOCK_FRACTION = 40
 
-_ALL_AGREE_Z = 1.92  # 8 blocks that are each on their side with chance 0.8 ** (1 / 8) = 0.9725 all are with 0.8
+_ALL_AGREE_Z = 1.92  # if each of 8 blocks is on its side with chance 0.8 ** (1 / 8) = 0.9725, all are with chance 0.8
 
 
 def split_blocks(latencies_in_schedule_order: Latencies, blocks: int = BLOCKS) -> list[Latencies]:
@@ -36,7 +37,7 @@ def split_blocks(latencies_in_schedule_order: Latencies, blocks: int = BLOCKS) -
 def block_rule(
     blocks: Sequence[Latencies], limit_ms: float, percentile: float = 0.99, min_calls: int = MIN_BLOCK_CALLS
 ) -> Finding:
-    """PASS when the percentile of every block is within the limit, FAIL when of none, else INCONCLUSIVE.
+    """PASS when the percentile of every block is within the limit, FAIL when that of none is, else INCONCLUSIVE.
 
     `blocks` are latencies in milliseconds in the order of their schedule, with infinity for a call that failed. Fewer than 8 blocks,
     or a block of fewer than `min_calls` calls, prove nothing. `low` and `high` are the best and the worst block.
@@ -82,12 +83,12 @@ def _needed(percentiles: Sequence[float], limit_ms: float, calls: int) -> int | 
 
 
 def _saturation(calls: Latencies, block_calls: int) -> str:
-    """A warning where the queue's memory is long against a block, so that blocks are not independent either."""
+    """A warning if calls correlate over a large part of a block, so that blocks are not independent either."""
     lag = max(block_calls // _BLOCK_FRACTION, 1)
-    alike = autocorrelation(calls, lag)
-    if alike <= SATURATED:
+    correlated = autocorrelation(calls, lag)
+    if correlated <= SATURATED:
         return ""
-    return f"; calls {lag} apart are still alike ({alike:.2f}), as near saturation: a PASS close to the limit is wrong more often"
+    return f"; calls {lag} apart still correlate ({correlated:.2f}), as near saturation: a PASS close to the limit is wrong more often"
 
 
 def _shown(value_ms: float) -> str:

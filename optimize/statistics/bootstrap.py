@@ -24,7 +24,7 @@ def medians(values: Floats, seed: int) -> Floats:
 
 
 def statistics(statistic: Callable[[Indices], float], n: int, seed: int, draws: int | None = None) -> Floats:
-    """A statistic of `draws` resamples of n indices; by default 10,000, and 1,000 where one evaluation takes over 10 ms."""
+    """A statistic of `draws` resamples of n indices; by default 10,000, or 1,000 if one evaluation takes over 10 ms."""
     rng = np.random.default_rng(seed)
     if draws is None:
         draws = DRAWS if _seconds(statistic, n) <= SLOW_EVALUATION_S else FEWER_DRAWS
@@ -32,9 +32,9 @@ def statistics(statistic: Callable[[Indices], float], n: int, seed: int, draws: 
 
 
 def mean_bounds(values: Floats, confidence: float, seed: int) -> tuple[float, float]:
-    """One-sided bounds of the mean, each at `confidence`: the farther of the percentile's and the bootstrap-t's.
+    """One-sided bounds of the mean, each at `confidence`: the wider of the percentile's and the bootstrap-t's.
 
-    Percentiles of resampled means are too near where the values are skewed; studentised, they follow the skewness (Efron and
+    Percentiles of resampled means are too narrow if the values are skewed; studentised, they follow the skewness (Efron and
     Tibshirani, An Introduction to the Bootstrap, 1993, chapters 12 and 13).
     """
     moments = [(drawn.mean(axis=1), drawn.std(axis=1)) for drawn in _resamples(values, seed)]
@@ -53,10 +53,10 @@ def mean_bounds(values: Floats, confidence: float, seed: int) -> tuple[float, fl
     return float(low), float(high)
 
 
-def farther_bounds(found: Floats, observed: float, confidence: float) -> tuple[float, float]:
-    """One-sided bounds of a statistic from its resamples, each at `confidence`: the farther of their percentiles and those reflected.
+def wider_bounds(found: Floats, observed: float, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of a statistic from its resamples, each at `confidence`: the wider of their percentiles and the reflected ones.
 
-    Either alone is too near on one side where the resamples lie askew, as they do where few samples make the difference.
+    Either alone is too narrow on one side if the resamples are skewed, as they are when few samples make the difference.
     """
     low, high = (float(bound) for bound in np.quantile(found, [complement(confidence), confidence]))
     return min(low, 2.0 * observed - high), max(high, 2.0 * observed - low)
@@ -72,7 +72,7 @@ def _resamples(values: Floats, seed: int) -> Iterator[Floats]:
 
 
 def _seconds(statistic: Callable[[Indices], float], n: int) -> float:
-    """Time of one evaluation, the quickest of three, since the first one pays for what the others find warm."""
+    """Time of one evaluation, the fastest of three, since the first one warms the caches."""
     indices = np.arange(n)
     taken = []
     for _ in range(3):

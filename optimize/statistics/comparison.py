@@ -1,6 +1,6 @@
 """Two candidates timed in one interleaved run (ABBA), compared by the ratio of their block medians.
 
-The i-th block of A and the i-th of B ran side by side, so a machine that slows down slows both, and their ratio stays.
+The i-th block of A and the i-th of B ran side by side, so a machine that slows down slows both, and their ratio stays the same.
 """
 
 import math
@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 
 
 class Comparison(Struct, frozen=True):
-    """How many times as fast A is as B, with one-sided 95 % bounds, and whether that is worth a name."""
+    """How many times as fast A is as B, with one-sided 95 % bounds, and whether the difference is large enough to count."""
 
     ratio: float
     low: float
@@ -61,13 +61,13 @@ def speedup(
 ) -> Finding:
     """Judge `speed.min_speedup` (candidate over reference) or `speed.max_slowdown` (reference over candidate).
 
-    The i-th entries are rows a second of blocks that ran side by side.
+    The i-th entries are rows per second of blocks that ran side by side.
     """
     candidate, reference = np.asarray(candidate_rows_per_s, float), np.asarray(reference_rows_per_s, float)
     quick, slow = (candidate, reference) if kind == "min_speedup" else (reference, candidate)
     ratio, low, high = _ratio(quick, slow, confidence, seed)
     pairs = len(candidate)
-    words = "times the reference's rows a second" if kind == "min_speedup" else "times as slow as the reference"
+    words = "times the reference's rows per second" if kind == "min_speedup" else "times as slow as the reference"
     evidence = (
         f"{ratio:.3f} {words}, from {low:.3f} to {high:.3f} ({100 * confidence:g} % each way, {pairs} pairs of blocks)"
     )
@@ -77,13 +77,13 @@ def speedup(
     needed = None
     if verdict == "INCONCLUSIVE":
         gap = abs(math.log(ratio / limit))
-        # Bounds close in with the root of the pairs; half as far again, since the observed ratio moves as well.
+        # Bounds narrow with the root of the pairs; half as much more, since the observed ratio moves as well.
         needed = max(math.ceil(pairs * (1.5 * math.log(high / low) / 2 / gap) ** 2), pairs + 1) if gap else None
     return Finding(verdict, ratio, low, high, pairs, evidence + settling(verdict, needed, "pairs of blocks"), needed)
 
 
 def machine_noise(a_ms_blocks: Sequence[Latencies], again_ms_blocks: Sequence[Latencies], *, seed: int) -> float:
-    """How far two interleaved runs of the same thing seem apart, as a share: the farther bound of their ratio."""
+    """How far apart two interleaved runs of the same model seem, as a share: the farther bound of their ratio."""
     _, low, high = _ratio(_medians(a_ms_blocks), _medians(again_ms_blocks), CONFIDENCE, seed)
     return max(high, 1.0 / low) - 1.0
 
@@ -95,7 +95,7 @@ def _medians(blocks: Sequence[Latencies]) -> npt.NDArray[np.float64]:
 def _ratio(
     numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64], confidence: float, seed: int
 ) -> tuple[float, float, float]:
-    """Median ratio of the pairs, which a burst over some of them does not move, and its bootstrap bounds, each at `confidence`."""
+    """Median ratio of the pairs, which a burst in some of them does not move, and its bootstrap bounds, each at `confidence`."""
     if numerators.shape != denominators.shape or not numerators.size:
         raise ValueError(f"wanted equally many blocks of both, got {numerators.size} and {denominators.size}")
     logs = np.log(numerators / denominators)

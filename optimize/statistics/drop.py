@@ -1,4 +1,4 @@
-"""What a candidate lost against the source model on the same samples, held against what it may lose.
+"""What a candidate lost against the source model on the same samples, judged against what it may lose.
 
 A drop is source minus candidate, higher scores being better. PASS when its one-sided upper bound is below the limit, FAIL when its
 lower bound is above it.
@@ -22,7 +22,7 @@ PairMetric = Callable[[npt.NDArray[np.intp]], tuple[float, float]]
 
 MAX_UNDEFINED_SHARE = 0.05
 MIN_RESAMPLED = 100
-"""Fewer samples than this prove nothing by resampling: where all of them agree, their resamples do too."""
+"""Fewer samples than this prove nothing by resampling: if all of them agree, their resamples do too."""
 
 
 def paired_drop(source_right: Right, candidate_right: Right, max_drop: float, confidence: float) -> Finding:
@@ -60,9 +60,9 @@ def set_drop(
 ) -> Finding:
     """Judge the drop in a metric of a whole set, such as F1 or AUC, by a paired bootstrap over samples.
 
-    `metric` takes sample indices and returns the source's and the candidate's value on them. 10,000 draws, 1,000 where one evaluation
-    takes over 10 ms, unless `draws` says; draws on which the metric is undefined (no positive sample, say) are left out, at most one
-    in twenty.
+    `metric` takes sample indices and returns the source's and the candidate's value on them. There are `draws` draws, by default
+    10,000, or 1,000 if one evaluation takes over 10 ms. Draws on which the metric is undefined (no positive sample, say) are left
+    out, at most one in twenty.
     """
     source_value, candidate_value = metric(np.arange(n))
     _check_source(n * (not math.isfinite(source_value)), n)
@@ -80,7 +80,7 @@ def set_drop(
     if undefined > MAX_UNDEFINED_SHARE:
         evidence = f"drop of {observed:.4g}, undefined on {undefined:.0%} of resamples: give more samples of each label"
         return Finding("INCONCLUSIVE", observed, None, None, n, evidence)
-    low, high = bootstrap.farther_bounds(defined, observed, confidence)
+    low, high = bootstrap.wider_bounds(defined, observed, confidence)
     return _resampled(observed, low, high, float(defined.std()) * math.sqrt(n), n, max_drop, confidence)
 
 
@@ -99,7 +99,7 @@ def agreement(equal: Right, min_agreement: float, confidence: float) -> Finding:
 
 
 def pairs_needed(variance: float, gap: float, confidence: float, power: float = binomial.POWER) -> int:
-    """Samples that show, with chance `power`, that a mean whose samples have this variance is on its side of a limit `gap` away.
+    """Samples that show, with chance `power`, on which side of a limit `gap` away a mean is whose samples have this variance.
 
     (z_confidence + z_power)^2 x variance / gap^2: 6.18 x variance / gap^2 at 95 % and 80 %. The variance of right answers lost
     and won in equal numbers is the share of samples that change sides.

@@ -1,4 +1,4 @@
-"""What a rule found: a verdict, the interval it rests on, and a sentence for the user."""
+"""What a rule found: a verdict, its interval, and a sentence for the user."""
 
 import math
 from typing import Literal
@@ -9,10 +9,10 @@ from optimize.manifest import Outcome, Verdict, about
 
 
 class Finding(Struct, frozen=True):
-    """One quantity held against one limit.
+    """One quantity judged against one limit.
 
-    `low` and `high` are one-sided bounds in the unit of `observed`; None stands where there is no finite value to give. `needed` is
-    the number of samples in all that would settle an INCONCLUSIVE finding, where that can be told.
+    `low` and `high` are one-sided bounds in the unit of `observed`; None if there is no finite value. `needed` is the number of
+    samples in all that would settle an INCONCLUSIVE finding, if it is known.
     """
 
     verdict: Outcome
@@ -39,14 +39,14 @@ def judge(low: float, high: float, limit: float, better: Literal["lower", "highe
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where JSON has no number for it."""
+    """The value, or None if JSON has no number for it."""
     return value if math.isfinite(value) else None
 
 
 def settling(verdict: Outcome, needed: int | None, noun: str) -> str:
-    """The last clause of an INCONCLUSIVE sentence, what would settle it; nothing after another verdict."""
+    """The last clause of an INCONCLUSIVE sentence: what would settle it; empty for another verdict."""
     if verdict != "INCONCLUSIVE":
         return ""
     if needed is None:
-        return f"; too near the limit for any number of {noun} to be named that would settle it"
+        return f"; too near the limit to say how many {noun} would settle it"
     return f"; {about(needed)} {noun} in all would settle it"

@@ -1,7 +1,7 @@
-"""The built-in accuracy metrics. Higher is better always: errors are negated.
+"""The built-in accuracy metrics. Higher is always better: errors are negated.
 
 A metric reads a model's answers once (predicted classes, scores or numbers), and then scores them. `right` and `score` metrics give
-one value a sample and are their mean; `set` metrics give one number for the whole set.
+one value per sample and are their mean; `set` metrics give one number for the whole set.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from optimize.statistics.ranks import correlation, mean_ranks
 
 Scoring = Callable[[Array, Array], Any]
 
-# An 8-bit graph may answer a probability a little beyond 0 or 1.
+# An 8-bit graph may give a probability a little beyond 0 or 1.
 _PROBABILITY_SLACK = 0.05
 
 
 class Metric(Struct, frozen=True):
     """One metric: `read(outputs, labels)` prepares answers, `scoring(labels)` gives the function that scores them.
 
-    That function takes answers and labels of any rows, and returns one value a row, or one for all of them.
+    That function takes answers and labels of any rows, and returns one value per row, or one for all of them.
     """
 
     name: str
@@ -80,12 +80,12 @@ def _rows(outputs: Array, labels: Array, name: str) -> None:
         raise SourceError(f"metric {name}: no samples; wanted at least one labelled row")
     if "O" in (outputs.dtype.kind, labels.dtype.kind):
         raise SourceError(
-            f"metric {name}: outputs are {outputs.dtype}, labels {labels.dtype}; wanted numbers in rows of one shape, or a metric"
-            " of your own, file.py:attr"
+            f"metric {name}: outputs are {outputs.dtype}, labels {labels.dtype}; wanted numbers in rows of one shape, or a"
+            " custom metric, file.py:attr"
         )
     if outputs.ndim == 0 or len(outputs) != len(labels):
         raise SourceError(
-            f"metric {name}: the output has shape {list(outputs.shape)} for {len(labels)} labels; wanted one row a label"
+            f"metric {name}: the output has shape {list(outputs.shape)} for {len(labels)} labels; wanted one row per label"
         )
 
 
@@ -97,7 +97,7 @@ def _classes(name: str) -> Callable[[Array, Array], Array]:
         _class_labels(labels, name)
         if outputs.ndim == 2 and outputs.shape[1] > 1:
             _within(labels, outputs.shape[1], name)
-            # A row with a value that is no number has no answer; -1 is right for no label.
+            # A row with a value that is not finite has no answer; -1 is right for no label.
             return np.where(np.isfinite(outputs).all(axis=1), outputs.argmax(axis=1), -1)
         column = _column(outputs, name)
         if column.dtype.kind in "iub":
@@ -112,7 +112,7 @@ def _probabilities(column: Array, labels: Array, name: str) -> Array:
     if finite.size and (finite.min() < -_PROBABILITY_SLACK or finite.max() > 1.0 + _PROBABILITY_SLACK):
         raise SourceError(
             f"metric {name}: a single output column goes from {finite.min():.4g} to {finite.max():.4g}; wanted probabilities of"
-            " class 1 (0 to 1), class numbers as integers, or one column a class"
+            " class 1 (0 to 1), class numbers as integers, or one column per class"
         )
     _within(labels, 2, name)
     return column
@@ -121,11 +121,11 @@ def _probabilities(column: Array, labels: Array, name: str) -> Array:
 def _class_labels(labels: Array, name: str) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise SourceError(
-            f"metric {name}: labels have shape {list(labels.shape)} and dtype {labels.dtype}; wanted one integer class a row"
+            f"metric {name}: labels have shape {list(labels.shape)} and dtype {labels.dtype}; wanted one integer class per row"
         )
     if labels.min() < 0:
         raise SourceError(
-            f"metric {name}: a label is {labels.min()}; wanted classes from 0 on: leave rows without a label out"
+            f"metric {name}: a label is {labels.min()}; wanted classes from 0 on: leave out rows without a label"
         )
 
 
@@ -148,7 +148,7 @@ def _equal(answers: Array, labels: Array) -> Array:
 
 
 def _f1(labels: Array) -> Scoring:
-    """F1 of class 1 where all labels are 0 or 1, else the plain mean over the classes that occur in the labels."""
+    """F1 of class 1 where all labels are 0 or 1, else the plain mean over the classes in the labels."""
     binary = bool(labels.max() <= 1)
 
     def score(answers: Array, labels: Array) -> float:
@@ -169,7 +169,7 @@ def _positive_scores(outputs: Array, labels: Array) -> Array:
     _class_labels(labels, "auc")
     if set(np.unique(labels).tolist()) != {0, 1}:
         raise SourceError(
-            "metric auc: labels must be 0 and 1, both present; for more classes give a metric of your own, file.py:attr"
+            "metric auc: labels must be 0 and 1, both present; for more classes give a custom metric, file.py:attr"
         )
     if outputs.ndim == 2 and outputs.shape[1] == 2:
         return outputs[:, 1].astype(float) - outputs[:, 0]
@@ -186,7 +186,7 @@ def _auc(scores: Array, labels: Array) -> float:
 
 
 def _numbers(name: str) -> Callable[[Array, Array], Array]:
-    """Outputs in the shape of the labels, where they differ by axes of length 1 only."""
+    """Outputs in the shape of the labels, if they differ only by axes of length 1."""
 
     def read(outputs: Array, labels: Array) -> Array:
         _rows(outputs, labels, name)
@@ -216,18 +216,18 @@ def _spearman(answers: Array, labels: Array) -> float:
     return correlation(mean_ranks(answers.ravel()), mean_ranks(labels.ravel()))
 
 
-def _whatever_labels(score: Scoring) -> Callable[[Array], Scoring]:
+def _for_any_labels(score: Scoring) -> Callable[[Array], Scoring]:
     return lambda _: score
 
 
 _METRICS = {
     metric.name: metric
     for metric in (
-        Metric("top1", "right", _classes("top1"), _whatever_labels(_equal)),
+        Metric("top1", "right", _classes("top1"), _for_any_labels(_equal)),
         Metric("f1", "set", _classes("f1"), _f1),
-        Metric("auc", "set", _positive_scores, _whatever_labels(_auc)),
-        Metric("mae", "score", _numbers("mae"), _whatever_labels(_mae)),
-        Metric("rmse", "set", _numbers("rmse"), _whatever_labels(_rmse)),
-        Metric("spearman", "set", _numbers("spearman"), _whatever_labels(_spearman)),
+        Metric("auc", "set", _positive_scores, _for_any_labels(_auc)),
+        Metric("mae", "score", _numbers("mae"), _for_any_labels(_mae)),
+        Metric("rmse", "set", _numbers("rmse"), _for_any_labels(_rmse)),
+        Metric("spearman", "set", _numbers("spearman"), _for_any_labels(_spearman)),
     )
 }

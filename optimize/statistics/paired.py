@@ -1,9 +1,9 @@
 """Bounds of the difference of two proportions that were observed on the same samples.
 
-Tango's score interval (Statistics in Medicine 17, 891-908, 1998) holds the differences that a score test does not refuse. Where few
-samples change sides, as with a good candidate, its one-sided errors exceed what they promise: up to 6.8 % false passes and 8.9 %
-false failures at 95 %. Half a sample of continuity and a Cornish-Fisher term for the skewness bring both to 5.0 % at most (computed
-exactly, docs/statistics.md).
+Tango's score interval (Statistics in Medicine 17, 891-908, 1998) contains the differences that a score test does not reject. If few
+samples change sides, as with a good candidate, its one-sided errors are larger than stated: up to 6.8 % false passes and 8.9 % false
+failures at 95 %. A continuity correction of half a sample and a Cornish-Fisher term for the skewness bring both to 5.0 % at most
+(computed exactly, docs/statistics.md).
 """
 
 import math
@@ -20,29 +20,29 @@ def upper_bound(lost: int, won: int, n: int, confidence: float) -> float:
     """One-sided upper bound of the true drop, (lost - won) / n in the samples, by the corrected score test."""
     z = float(ndtri(confidence))
 
-    def not_refused(drop: float) -> float:
+    def not_rejected(drop: float) -> float:
         variance, skewness = moments(lost, won, n, drop)
         critical = -z + (z * z - 1.0) * skewness / 6.0
         return (lost - won + _HALF_SAMPLE - n * drop) / math.sqrt(variance) - critical
 
-    # The expansion dips for drops close above the observed one; from here on the test refuses once and for all.
+    # The expansion dips for drops just above the observed one; from here on the test, once it rejects, always does.
     start = (lost - won) / n + z * z / (4.0 * n)
     end = 1.0 - 1e-12
-    if start >= end or not_refused(end) >= 0.0:
+    if start >= end or not_rejected(end) >= 0.0:
         return 1.0
-    return float(brentq(not_refused, start, end, xtol=1e-12))
+    return float(brentq(not_rejected, start, end, xtol=1e-12))
 
 
 def lower_bound(lost: int, won: int, n: int, confidence: float) -> float:
-    """One-sided lower bound of the true drop: what was lost to one model is won by the other."""
+    """One-sided lower bound of the true drop: what one model lost the other won."""
     return -upper_bound(won, lost, n, confidence)
 
 
 def pairs_to_settle(lost: int, won: int, n: int, max_drop: float, confidence: float) -> int | None:
-    """Samples that would show, with chance 0.8, on which side of `max_drop` the drop is, if the shares stay what they are.
+    """Samples that would show, with chance 0.8, on which side of `max_drop` the drop is, if the shares stay the same.
 
-    Normal approximation with the variance under the limit for the error and the observed one for the power, and the half sample; None
-    where the observed drop is the limit.
+    Normal approximation with the variance at the limit for the error and the observed one for the power, and the half sample; None if
+    the observed drop is the limit.
     """
     gap = abs(max_drop - (lost - won) / n)
     if gap == 0.0 or not -1.0 < max_drop < 1.0:
@@ -55,7 +55,7 @@ def pairs_to_settle(lost: int, won: int, n: int, max_drop: float, confidence: fl
 
 
 def moments(lost: int, won: int, n: int, drop: float) -> tuple[float, float]:
-    """Variance and skewness of lost - won if the true drop is `drop`, with the share won at its maximum of likelihood under that."""
+    """Variance and skewness of lost - won if the true drop is `drop`, with the maximum-likelihood share won."""
     linear = (2 * n - lost + won) * drop - lost - won
     constant = -won * drop * (1.0 - drop)
     won_share = (math.sqrt(max(linear * linear - 8.0 * n * constant, 0.0)) - linear) / (4.0 * n)

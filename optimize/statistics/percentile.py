@@ -1,7 +1,7 @@
-"""A latency percentile held against its limit by counting calls over it: exact, and without any shape of the distribution.
+"""A latency percentile judged against its limit by counting the calls over it: exact for any distribution.
 
-If the percentile p were at the limit, the calls over it would be Bin(n, 1 - p). Few of them prove the percentile within, many
-prove it over. The rule holds for independent calls; where consecutive calls are alike, the block rule judges instead.
+If the percentile p were at the limit, the calls over it would be Bin(n, 1 - p). Few of them show that the percentile is within the
+limit, many that it is over. The rule holds for independent calls; if consecutive calls are correlated, the block rule judges instead.
 """
 
 import math
@@ -48,14 +48,14 @@ def percentile_rule(violations: int, n: int, percentile: float, alpha: float = A
 
 
 def min_calls(percentile: float) -> int:
-    """The fewest calls that can show anything of a percentile, and so the fewest it is printed for: 299 for p99, 5 for p50."""
+    """The fewest calls that can show anything about a percentile, and so the fewest it is printed for: 299 for p99, 5 for p50."""
     return fewest(0, complement(percentile), ALPHA)
 
 
 def percentile_bounds(latencies_ms: Latencies, percentile: float, confidence: float) -> tuple[float, float]:
-    """One-sided bounds of the percentile, each at `confidence`: two of the latencies, chosen by their rank alone.
+    """One-sided bounds of the percentile, each at `confidence`: two of the latencies, chosen only by rank.
 
-    The upper bound is infinite where there are too few calls for one, the lower 0. They agree with :func:`percentile_rule`: the upper
+    With too few calls the upper bound is infinite, and the lower 0. They agree with :func:`percentile_rule`: the upper
     bound is within a limit exactly when the rule passes, the lower is over it exactly when the rule fails (David and Nagaraja, Order
     Statistics, 3rd ed., section 7.1).
     """
@@ -69,7 +69,7 @@ def percentile_bounds(latencies_ms: Latencies, percentile: float, confidence: fl
 
 
 def lag1_autocorrelation(values: npt.NDArray[np.floating[Any]]) -> float:
-    """How alike consecutive calls are: the correlation of each one's rank with the next one's."""
+    """The correlation of each call's rank with that of the next."""
     return autocorrelation(values, 1)
 
 
@@ -78,8 +78,8 @@ def look(
 ) -> Finding:
     """Judge the calls so far at the last look that they reach, with an equal part of alpha for each look.
 
-    Looks are fixed beforehand and the caller stops at the first PASS or FAIL, so calls beyond a look wait for the next one. Where
-    consecutive calls are alike the block rule judges, once the last look is reached.
+    Looks are fixed beforehand and the caller stops at the first PASS or FAIL, so calls beyond a look wait for the next one. If
+    consecutive calls are correlated, the block rule judges, once the last look is reached.
     """
     latencies = np.asarray(latencies_ms, float)
     reached = sum(size <= len(latencies) for size in looks)
@@ -87,9 +87,9 @@ def look(
         evidence = f"{len(latencies):,} calls; the first look is at {looks[0]:,}"
         return Finding("INCONCLUSIVE", None, None, None, len(latencies), evidence, looks[0])
     judged = latencies[: looks[reached - 1]]
-    alike = lag1_autocorrelation(judged)
-    if alike > MAX_AUTOCORRELATION:
-        return _by_blocks(split_blocks(judged), limit_ms, percentile, noise, alike)
+    correlated = lag1_autocorrelation(judged)
+    if correlated > MAX_AUTOCORRELATION:
+        return _by_blocks(split_blocks(judged), limit_ms, percentile, noise, correlated)
     found = _counted(judged, limit_ms, percentile, ALPHA / len(looks), noise)
     if found.verdict == "INCONCLUSIVE" and reached < len(looks):
         found = msgspec.structs.replace(found, needed=max(found.needed or 0, looks[reached]))
@@ -102,9 +102,9 @@ def pooled(
     """Judge a finalist that ran in several fresh processes: all calls together, and most processes must agree.
 
     At least 5 processes, each with the calls that its percentile is printed for. The observed percentile of 4 in 5 of them must be on
-    the side of the limit that the pooled verdict names, and their mean clear of it by a t test, else INCONCLUSIVE. Where consecutive
-    calls of a process are alike, the halves of the processes are blocks, and the block rule judges. Whoever looks in several rounds
-    gives each its part of `alpha`.
+    the same side of the limit as the pooled verdict, and their mean clear of it by a t test, else INCONCLUSIVE. If consecutive calls
+    of a process are correlated, the halves of the processes are blocks, and the block rule judges. A caller who looks in several
+    rounds gives each a part of `alpha`.
     """
     runs = [np.asarray(run, float) for run in processes]
     shortest, least = min(map(len, runs), default=0), min_calls(percentile)
@@ -115,9 +115,11 @@ def pooled(
             f" {needed:,} calls in all would settle it"
         )
         return Finding("INCONCLUSIVE", None, None, None, sum(map(len, runs)), evidence, needed)
-    alike = float(np.median([lag1_autocorrelation(run) for run in runs]))
-    if alike > MAX_AUTOCORRELATION:
-        return _by_blocks([half for run in runs for half in split_blocks(run, 2)], limit_ms, percentile, noise, alike)
+    correlated = float(np.median([lag1_autocorrelation(run) for run in runs]))
+    if correlated > MAX_AUTOCORRELATION:
+        return _by_blocks(
+            [half for run in runs for half in split_blocks(run, 2)], limit_ms, percentile, noise, correlated
+        )
     found = _counted(np.concatenate(runs), limit_ms, percentile, alpha, noise)
     own = [quantile(run, percentile) for run in runs]
     within = sum(value <= limit_ms for value in own)
@@ -131,10 +133,10 @@ def pooled(
 
 
 def _confirmed(verdict: Outcome, own: Sequence[float], limit_ms: float, alpha: float) -> bool:
-    """Whether the processes' own percentiles agree with what their pooled calls say.
+    """Whether the percentiles of the processes agree with the verdict on their pooled calls.
 
-    Calls of one process share its level, so that five processes can be five proofs only: beside 4 in 5 on the same side, the mean of
-    the logarithms must be clear of the limit by a one-sided t test.
+    Calls of one process share its level, so five processes are only five observations. 4 in 5 must be on the same side, and the mean
+    of the logarithms must be clear of the limit by a one-sided t test.
     """
     agreeing = sum((value <= limit_ms) == (verdict == "PASS") for value in own)
     if agreeing < SAME_SIDE_SHARE * len(own):
@@ -147,7 +149,7 @@ def _confirmed(verdict: Outcome, own: Sequence[float], limit_ms: float, alpha: f
 
 
 def _counted(latencies: Latencies, limit_ms: float, percentile: float, alpha: float, noise: float) -> Finding:
-    """The counting rule, its evidence still without what would settle it."""
+    """The counting rule; its evidence does not say yet what would settle it."""
     n = len(latencies)
     to_pass, to_fail = _over(latencies, limit_ms * (1.0 - noise)), _over(latencies, limit_ms * (1.0 + noise))
     verdict: Outcome = "INCONCLUSIVE"
@@ -161,7 +163,9 @@ def _counted(latencies: Latencies, limit_ms: float, percentile: float, alpha: fl
     return Finding(verdict, observed, low, high, n, evidence + _noted(noise), needed)
 
 
-def _by_blocks(blocks: Sequence[Latencies], limit_ms: float, percentile: float, noise: float, alike: float) -> Finding:
+def _by_blocks(
+    blocks: Sequence[Latencies], limit_ms: float, percentile: float, noise: float, correlated: float
+) -> Finding:
     """The block rule for calls in process, with the limit tightened for PASS and widened for FAIL."""
     found = block_rule(blocks, limit_ms * (1.0 - noise), percentile, CORRELATED_BLOCK_CALLS)
     if found.verdict != "PASS":
@@ -172,7 +176,7 @@ def _by_blocks(blocks: Sequence[Latencies], limit_ms: float, percentile: float, 
     calls = np.concatenate(blocks)
     if found.observed is None and len(calls) >= min_calls(percentile):
         found = msgspec.structs.replace(found, observed=finite(quantile(calls, percentile)))
-    reason = f"consecutive calls are alike (autocorrelation {alike:.2f}), so blocks judge{_noted(noise)}: "
+    reason = f"consecutive calls are correlated (autocorrelation {correlated:.2f}), so blocks judge{_noted(noise)}: "
     return msgspec.structs.replace(found, evidence=reason + found.evidence)
 
 
@@ -181,7 +185,7 @@ def _with(found: Finding, clause: str) -> Finding:
 
 
 def _noted(noise: float) -> str:
-    return f", limit moved by the machine's own noise of {noise:.1%}" if noise else ""
+    return f", limit moved by the machine's noise of {noise:.1%}" if noise else ""
 
 
 def _over(latencies: Latencies, limit_ms: float) -> int:
@@ -189,7 +193,7 @@ def _over(latencies: Latencies, limit_ms: float) -> int:
 
 
 def _estimate(latencies: Latencies, percentile: float, alpha: float) -> tuple[float | None, float | None, float | None]:
-    """The percentile and its bounds, or nothing below the calls that it may be printed for."""
+    """The percentile and its bounds, or None below the calls that it is printed for."""
     if len(latencies) < min_calls(percentile):
         return None, None, None
     low, high = percentile_bounds(latencies, percentile, 1.0 - alpha)
@@ -203,7 +207,7 @@ def _shown(observed: float | None, n: int, percentile: float) -> str:
 
 
 def _needed(to_pass: int, to_fail: int, n: int, percentile: float, alpha: float) -> int | None:
-    """Calls that would settle it if the shares over the tightened and the widened limit stay what they are."""
+    """Calls that would settle it if the shares over the tightened and the widened limit stay the same."""
     share = complement(percentile)
     if to_fail > share * n:
         needed = samples_to_show_more(share, to_fail / n, alpha)

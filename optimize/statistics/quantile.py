@@ -1,7 +1,7 @@
 """One definition of a percentile for the whole project: the inverted empirical distribution.
 
-The percentile p of n latencies is the ceil(p n)-th smallest. It is a latency that happened, and it is over a limit exactly when more
-than n - ceil(p n) calls are over it, so that counting violations and comparing percentiles never disagree.
+The percentile p of n latencies is the ceil(p n)-th smallest. It is a measured latency, and it is over a limit exactly when more than
+n - ceil(p n) calls are over it, so that counting violations and comparing percentiles never disagree.
 """
 
 import math
@@ -31,5 +31,5 @@ def quantile(values: npt.NDArray[np.floating[Any]], percentile: float) -> float:
 
 
 def named(percentile: float) -> str:
-    """What people call it: p99 for 0.99."""
+    """The usual name: p99 for 0.99."""
     return f"p{round(100 * percentile, 6):g}"

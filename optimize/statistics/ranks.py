@@ -1,4 +1,4 @@
-"""Ranks of values, equal ones sharing the mean of theirs: what AUC, Spearman's correlation and the autocorrelation are made of."""
+"""Ranks of values, which AUC, Spearman's correlation and the autocorrelation are computed from."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ def mean_ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def correlation(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Pearson's correlation of two equally long arrays; not a number where one is constant."""
+    """Pearson's correlation of two equally long arrays; NaN if one is constant."""
     x, y = a - np.mean(a), b - np.mean(b)
     scale = float(np.sqrt(np.dot(x, x) * np.dot(y, y)))
     return float(np.dot(x, y)) / scale if scale > 0.0 else float("nan")
 
 
 def autocorrelation(values: npt.NDArray[np.floating[Any]], lag: int) -> float:
-    """How alike values `lag` apart are: the correlation of their ranks; 0 where there is nothing to compare.
+    """The correlation of the ranks of values `lag` apart; 0 if there is nothing to compare.
 
-    Ranks, since one outlier would hide the likeness of all other values from a plain correlation.
+    It takes ranks, since in a plain correlation one outlier would hide the correlation of all other values.
     """
     if len(values) < lag + 2:
         return 0.0

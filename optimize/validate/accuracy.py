@@ -1,4 +1,4 @@
-"""Hold a candidate's stored answers against the source model's: what was lost, and how many answers changed."""
+"""Compare a candidate's stored answers with the source model's: what was lost, and how many answers changed."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from optimize.arrays import Array
 from optimize.budgets import AccuracyBudget
-from optimize.errors import SourceError, first_line
+from optimize.errors import SourceError
 from optimize.manifest import Signature
-from optimize.source.imports import attribute
+from optimize.source.imports import attribute, user_code
 from optimize.source.split_file import read_split
 from optimize.statistics import metrics
 from optimize.statistics.drop import agreement, paired_drop, score_drop, set_drop
@@ -27,7 +27,7 @@ NUMBERS_AGREE_WITHIN = 0.01
 
 
 class Accuracy(Struct, frozen=True):
-    """What was found on one split: the drop (None without labels), the agreement, and which samples changed."""
+    """What one split shows: the drop (None without labels), the agreement, and which samples changed."""
 
     drop: Finding | None
     agreement: Finding
@@ -55,7 +55,7 @@ def judge(
 ) -> Accuracy:
     """Judge stored answers to a split.
 
-    Where the budget declares no limit, the finding's interval still stands, held against a limit of 0.
+    Where the budget declares no limit, the finding still has an interval; it is judged against a limit of 0.
 
     Raises:
         SourceError: The metric cannot be used on these outputs and labels.
@@ -90,7 +90,7 @@ def _stacked(rows: list[Array]) -> Array:
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)
     ragged = np.empty(len(rows), dtype=object)
-    for index, row in enumerate(rows):  # at once, numpy would try to make one array of rows that share their first axes
+    for index, row in enumerate(rows):  # given a list, numpy would try to stack rows that share their first axes
         ragged[index] = row
     return ragged
 
@@ -110,10 +110,8 @@ def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, label
     function = attribute(budget.metric, base)
 
     def scores(outputs: Array, labels: Array) -> Array:
-        try:
+        with user_code(f"{budget.metric} failed"):
             return np.asarray(function(outputs, labels))
-        except Exception as error:  # the user's code may raise anything
-            raise SourceError(f"{budget.metric} failed: {type(error).__name__}: {first_line(error)}") from error
 
     source, candidate = scores(before, labels), scores(after, labels)
     if source.ndim == 0:
@@ -124,7 +122,7 @@ def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, label
         return set_drop(both, len(labels), max_drop, budget.confidence, SEED)
     if source.shape != (len(labels),):
         raise SourceError(
-            f"{budget.metric} gave shape {list(source.shape)}; wanted one score a sample ({len(labels)}), or one number"
+            f"{budget.metric} gave shape {list(source.shape)}; wanted one score per sample ({len(labels)}), or one number"
         )
     if source.dtype == bool:
         return paired_drop(source, candidate, max_drop, budget.confidence)
@@ -132,7 +130,7 @@ def _drop(budget: AccuracyBudget, base: Path, before: Array, after: Array, label
 
 
 def _equal(before: Array, after: Array, metric: str) -> npt.NDArray[np.bool_]:
-    """Which rows have the same answer: the same class, the same discrete values, or numbers that differ by next to nothing."""
+    """Which rows have the same answer: the same class, the same discrete values, or nearly the same numbers."""
     if before.dtype == object and before.ndim == 1:
         spread = float(np.std(np.concatenate([row.ravel() for row in before]))) if before[0].dtype.kind == "f" else 0.0
         return np.array([_row_equal(a, b, metric, spread) for a, b in zip(before, after, strict=True)], dtype=bool)

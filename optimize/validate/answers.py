@@ -1,4 +1,4 @@
-"""Run a model_ref over the samples of a split, once, at the batch sizes that serving uses."""
+"""Run a model over the samples of a split once, at the batch sizes that serving uses."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ def record(
     file holds arrays `INDEX/NAME`, one INDEX per execution.
 
     Raises:
-        CandidateError: The model_ref fails on a batch, or answers NaN where its inputs hold none.
+        CandidateError: The model fails on a batch, or answers NaN though its inputs hold none.
     """
     size = 1 if row_by_row else signature.max_batch
     asked = list(executions(signature, read_split(split), size))
@@ -48,7 +48,7 @@ def record(
 
 
 def _answered(model_ref: ModelRef, asked: list[Arrays], starts: list[int]) -> Iterator[Arrays]:
-    """The answers in the order that was asked, from sessions with the measured options, as many as the cores hold."""
+    """The answers in the order of the requests, from as many sessions with the measured options as fit the cores."""
     with opened_instances(model_ref, max(1, cores() // model_ref.options.threads)) as sessions:
         idle: SimpleQueue[Session] = SimpleQueue()
         for session in sessions:
@@ -66,7 +66,7 @@ def _answered(model_ref: ModelRef, asked: list[Arrays], starts: list[int]) -> It
 
 
 def executions(signature: Signature, batches: list[Batch], size: int) -> Iterator[tuple[Arrays, int]]:
-    """Cut the samples into executions of at most `size` rows, in order; rows of different batches never meet."""
+    """Cut the samples into executions of at most `size` rows, in order; rows of different batches are never joined."""
     axes = {spec.name: spec.batch_axis for spec in signature.inputs}
     step = max(size, signature.dims[BATCH].min if BATCH in signature.dims else 1)
     for batch in batches:
@@ -96,7 +96,7 @@ def _has_nan(array: Array) -> bool:
 
 
 def read_output(path: Path, signature: Signature, name: str) -> list[Array]:
-    """The stored answers of one output, one array a row; an output without a batch axis counts as one row an execution."""
+    """The stored answers of one output, one array per row; an output without a batch axis counts as one row per execution."""
     axis = next(spec.batch_axis for spec in signature.outputs if spec.name == name)
     found: list[Array] = []
     with np.load(path, allow_pickle=False) as archive:

@@ -40,7 +40,7 @@ def batches(digits: ModuleType, split: str) -> list[Batch]:
     return [Batch(inputs, labels) for inputs, labels in digits.samples(split)]
 
 
-def test_network_learns_on_rows_that_no_split_holds(digits: ModuleType) -> None:
+def test_network_trains_on_rows_that_are_in_no_split(digits: ModuleType) -> None:
     network = digits.model().eval()
     for split in SPLITS:
         found = batches(digits, split)

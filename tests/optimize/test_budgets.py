@@ -140,7 +140,7 @@ def test_other_schema_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, "schema = 2\n[models.a]\nsource = 'a.onnx'\nsize.mb = 1") == ["schema = 2: wanted 1"]
 
 
-def test_all_problems_of_all_models_are_told_in_one_go(tmp_path: Path) -> None:
+def test_all_problems_of_all_models_are_reported_at_once(tmp_path: Path) -> None:
     text = """
         extra = 1
         [models.a]
@@ -199,7 +199,7 @@ def test_axes_of_inputs_and_dims_must_match(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", ".hidden", "ä/b"])
-def test_name_that_no_folder_can_bear_is_refused(tmp_path: Path, name: str) -> None:
+def test_name_that_no_folder_can_have_is_refused(tmp_path: Path, name: str) -> None:
     text = f'schema = 1\n[models."{name}"]\nsource = "a.onnx"\nsize.mb = 1'
     assert problems(tmp_path, text)[0].startswith(f"models.{name}.name: wanted letters")
 
@@ -330,7 +330,7 @@ def as_toml(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def test_models_that_are_asked_for_come_once_and_all_by_default(tmp_path: Path) -> None:
+def test_requested_models_are_chosen_once_and_all_by_default(tmp_path: Path) -> None:
     path = tmp_path / "budgets.toml"
     path.write_text("schema = 1\n" + "".join(f'[models.{n}]\nsource = "m.onnx"\nsize.mb = 1.0\n' for n in "ab"))
     found = budgets.load(path)

@@ -8,17 +8,17 @@ import pytest
 
 from optimize import doctor
 from optimize.budgets import Budgets, ModelBudgets
-from optimize.doctor import Here
+from optimize.doctor import Hardware
 from optimize.execution import machine
 from optimize.manifest import Machine
 
 
-def test_elsewhere_it_says_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     healthy, lines = doctor.diagnose()
     assert not healthy
     assert "\n".join(lines).startswith("platform: darwin. Linux only: ")
-    assert doctor.asked(Budgets(1, {"net": model()})) == []
+    assert doctor.target_requirements(Budgets(1, {"net": model()})) == []
 
 
 def test_missing_library_is_named_with_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,18 +34,18 @@ def test_missing_library_is_named_with_what_it_is_for(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("sets", "told"),
+    ("sets", "message"),
     [
         (("avx2", "avx512_vnni"), "int8: has dot-product instructions"),
         (("avx2",), "int8: no dot-product instructions (VNNI)"),
     ],
 )
 def test_int8_support_is_read_off_the_instruction_sets(
-    monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...], told: str
+    monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.setattr(doctor, "describe", lambda: Machine("a processor", 4, 8000, sets))
     _, lines = doctor.diagnose()
-    assert any(line.startswith(told) for line in lines)
+    assert any(line.startswith(message) for line in lines)
     assert "processor: a processor, 4 cores, 8,000 MB of memory" in lines
 
 
@@ -53,8 +53,8 @@ def model(**keys: Any) -> ModelBudgets:
     return msgspec.convert({"source": "net.py:model", "size": {"mb": 1.0}, **keys}, ModelBudgets)
 
 
-NOTHING = Here((), (), ("CPUExecutionProvider",), frozenset())
-ADA = Here(
+NOTHING = Hardware((), (), ("CPUExecutionProvider",), frozenset())
+ADA = Hardware(
     ("avx2", "avx512_vnni", "amx_int8"),
     ("89",),
     ("CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -62,14 +62,14 @@ ADA = Here(
 )
 
 
-DOTS = "int8 asks for 8-bit dot products (VNNI, AMX or ARM's own); this machine has"
-GPU_BUILD = "asks for a CUDA GPU and onnxruntime's GPU build"
+DOTS = "int8 gains from 8-bit dot products (VNNI, AMX or ARM's own); this machine has"
+GPU_BUILD = "needs a CUDA GPU and onnxruntime's GPU build"
 NO_TENSORRT = msgspec.structs.replace(ADA, installed=frozenset())
-UNNAMED = 'asks for GPUs by their compute capability, and names none; add compute_capabilities, such as ["89"]'
+UNNAMED = 'needs the compute capabilities of its GPUs; add compute_capabilities, such as ["89"]'
 
 
 @pytest.mark.parametrize(
-    ("keys", "here", "told"),
+    ("keys", "here", "message"),
     [
         ({}, ADA, f"cpu: {DOTS} avx512_vnni, amx_int8"),
         ({"precisions": ["int8-static"]}, NOTHING, f"cpu: {DOTS} none"),
@@ -79,27 +79,27 @@ UNNAMED = 'asks for GPUs by their compute capability, and names none; add comput
         (
             {"targets": ["tensorrt"]},
             NO_TENSORRT,
-            "tensorrt: asks for a CUDA GPU and NVIDIA's tensorrt; this machine lacks NVIDIA's tensorrt",
+            "tensorrt: needs a CUDA GPU and NVIDIA's tensorrt; this machine lacks NVIDIA's tensorrt",
         ),
         ({"targets": ["tensorrt-rtx"]}, ADA, f"tensorrt-rtx: {UNNAMED}"),
     ],
 )
-def test_each_target_says_what_it_asks_for(keys: dict[str, Any], here: Here, told: str) -> None:
-    assert doctor.targets_of("net", model(**keys), here) == [f"net, {told}"]
+def test_each_target_names_what_it_needs(keys: dict[str, Any], here: Hardware, message: str) -> None:
+    assert doctor.model_requirements("net", model(**keys), here) == [f"net, {message}"]
 
 
 def test_each_gpu_of_a_target_is_named() -> None:
     declared = model(targets=["cpu", "tensorrt-rtx"], precisions=["fp32"], compute_capabilities=["89", "120", "8.9"])
-    cpu, ada, blackwell, unknown = doctor.targets_of("net", declared, ADA)
+    cpu, ada, blackwell, unknown = doctor.model_requirements("net", declared, ADA)
     assert cpu == "net, cpu: any processor will do"
-    prefix = "net, tensorrt-rtx: asks for compute capability"
+    prefix = "net, tensorrt-rtx: needs compute capability"
     assert (
         ada == f"{prefix} 89 (Ada Lovelace, such as L4, L40S or GeForce RTX 40), which is here; engines are built here"
     )
     assert blackwell.startswith(f"{prefix} 120 (Blackwell, such as RTX PRO 6000 or GeForce RTX 50), which is not here;")
     assert unknown == ("net, tensorrt-rtx: no GPU has compute capability '8.9'; wanted one of 75, 80, 86, 89, 120, 121")
     bare = msgspec.structs.replace(ADA, installed=frozenset(), capabilities=())
-    first = doctor.targets_of("net", declared, bare)[1]
+    first = doctor.model_requirements("net", declared, bare)[1]
     assert first.endswith("which is not here; install proveserve[rtx] to build engines")
 
 
@@ -108,7 +108,7 @@ def test_every_gpu_that_tensorrt_rtx_builds_for_has_a_name() -> None:
     for member in trt.ComputeCapability.__members__:
         if member.startswith("SM"):
             keys = {"targets": ["tensorrt-rtx"], "compute_capabilities": [member.removeprefix("SM")]}
-            (line,) = doctor.targets_of("net", model(**keys), ADA)
+            (line,) = doctor.model_requirements("net", model(**keys), ADA)
             assert "such as" in line
 
 
@@ -136,7 +136,7 @@ def test_gpus_of_this_machine_are_read_from_nvml(monkeypatch: pytest.MonkeyPatch
     assert machine.describe().devices == ("NVIDIA L4 (driver 570.1)", "NVIDIA RTX PRO 6000 (driver 570.1)")
     assert machine.compute_capabilities() == ("89", "120")
     declared = model(targets=["tensorrt-rtx"], compute_capabilities=["89", "86"])
-    ours, other = doctor.asked(Budgets(schema=1, models={"net": declared}))
+    ours, other = doctor.target_requirements(Budgets(schema=1, models={"net": declared}))
     assert "89 (Ada Lovelace, such as L4, L40S or GeForce RTX 40), which is here" in ours
     assert "86 (Ampere, such as A10, A40 or GeForce RTX 30), which is not here" in other
     monkeypatch.setitem(sys.modules, "pynvml", nvml())

@@ -62,7 +62,7 @@ def signature_of(found: Conversion) -> tuple[dict[str, Any], dict[str, Any]]:
 # PyTorch modules.
 
 
-def test_inputs_go_by_name_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+def test_inputs_go_by_name_in_any_order_of_the_file(tmp_path: Path) -> None:
     specs = {"scale": InputSpec("float32", ("batch", 1)), "image": InputSpec("float32", ("batch", 4))}
     inputs = {"image": reals(6, 4), "scale": reals(6, 1, seed=1)}
     found = converted(tmp_path, module("ByName", inputs=specs), [inputs])
@@ -122,14 +122,14 @@ def inner_name(tmp_path_factory: pytest.TempPathFactory) -> str:
     return onnx.load(folder / BASELINE).graph.node[0].output[0]
 
 
-def test_output_may_bear_the_name_of_an_inner_value(tmp_path: Path, inner_name: str) -> None:
+def test_output_may_have_the_name_of_an_inner_value(tmp_path: Path, inner_name: str) -> None:
     found = converted(tmp_path, module("InnerNames", outputs={inner_name: OutputSpec(("batch", 3))}))
     assert found.max_difference < 1e-5
     assert signature_of(found)[1] == {inner_name: ("batch", 3)}
     onnx.checker.check_model(str(tmp_path / BASELINE))
 
 
-def test_input_may_bear_the_name_of_an_inner_value(tmp_path: Path, inner_name: str) -> None:
+def test_input_may_have_the_name_of_an_inner_value(tmp_path: Path, inner_name: str) -> None:
     specs = {inner_name: InputSpec("float32", ("batch", 4))}
     found = converted(tmp_path, module("InnerNames", inputs=specs), [{inner_name: reals(6, 4)}])
     assert signature_of(found)[0] == {inner_name: ("batch", 4)}
@@ -209,7 +209,7 @@ def test_module_that_gives_its_input_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("Random", "differs from the source by .*; does the model branch on its input, or use random numbers?"),
         ("Branching", "the model cannot be exported to ONNX: .*data-dependent expression"),
@@ -220,8 +220,8 @@ def test_module_that_gives_its_input_back(tmp_path: Path) -> None:
         ("Absent", r"modules\.py:Absent: modules\.py has no attribute 'Absent'"),
     ],
 )
-def test_module_that_cannot_be_exported_is_told_in_one_line(tmp_path: Path, name: str, told: str) -> None:
-    with pytest.raises(SourceError, match=told) as caught:
+def test_module_that_cannot_be_exported_is_reported_in_one_line(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message) as caught:
         converted(tmp_path, module(name))
     assert len(str(caught.value).splitlines()) == 1
 
@@ -237,7 +237,7 @@ def test_module_needs_its_inputs_declared(tmp_path: Path) -> None:
         converted(tmp_path, module("TwoOutputs", inputs={}))
 
 
-def test_more_declared_outputs_than_given_ones_are_told(tmp_path: Path) -> None:
+def test_more_declared_outputs_than_given_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"the model gives 2 outputs, budgets\.toml declares 1: logits"):
         converted(tmp_path, module("TwoOutputs", outputs={"logits": OutputSpec(("batch", 3))}))
 
@@ -255,12 +255,12 @@ def test_exported_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "no such file"), (b"PK", "not a program that torch.export.save wrote")]
+    ("content", "message"), [(None, "no such file"), (b"PK", "not a program that torch.export.save wrote")]
 )
-def test_program_that_is_missing_or_damaged(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_program_that_is_missing_or_damaged(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content:
         (tmp_path / "net.pt2").write_bytes(content)
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         converted(tmp_path, ModelBudgets(source="net.pt2", inputs=X, dims={"batch": ROWS}), base=tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_axis_without_any_name_takes_the_sizes_that_the_samples_show(tmp_path: P
     assert found.signature.dims == {"x_0": Dim(3, 5, 9)}
 
 
-def test_external_data_comes_along(tmp_path: Path) -> None:
+def test_external_data_is_copied(tmp_path: Path) -> None:
     model = onnx.load(linear(tmp_path / "net.onnx"))
     onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
     folder = tmp_path / "elsewhere"
@@ -304,7 +304,7 @@ def test_external_data_comes_along(tmp_path: Path) -> None:
     assert loading.read(budgets, tmp_path, tmp_path).source_digest != before
 
 
-def test_axis_that_follows_what_the_inputs_hold_is_not_taken_for_a_fixed_one(tmp_path: Path) -> None:
+def test_axis_that_depends_on_the_inputs_values_is_not_fixed(tmp_path: Path) -> None:
     save(tmp_path / "net.onnx", [helper.make_node("NonZero", ["x"], ["y"])], {"x": [4]}, {"y": [1, None]},
          types={"y": TensorProto.INT64})  # fmt: skip
     rows = [np.arange(4, dtype=np.float32) * (np.arange(4) < count) for count in (2, 3, 4)]
@@ -334,7 +334,7 @@ def test_declared_output_must_be_one_of_the_files(tmp_path: Path) -> None:
         converted(tmp_path, budgets, base=tmp_path)
 
 
-def test_size_that_the_graph_cannot_take_is_told(tmp_path: Path) -> None:
+def test_size_that_the_graph_cannot_take_is_reported(tmp_path: Path) -> None:
     node = helper.make_node("Reshape", ["x", "shape"], ["y"])
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2, -1])
     save(tmp_path / "net.onnx", [node], {"x": ["batch", 3]}, {"y": [2, None]}, [shape])
@@ -343,15 +343,15 @@ def test_size_that_the_graph_cannot_take_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "rows", "told"),
+    ("batch", "rows", "message"),
     [
         ("batch", 33, "latency.batch = 33, but dims.batch goes from 1 to 32"),
         (2, 2, "no input has an axis named `batch`"),
     ],
 )
-def test_requests_that_the_model_does_not_take_are_refused(tmp_path: Path, batch: Any, rows: int, told: str) -> None:
+def test_requests_that_the_model_does_not_take_are_refused(tmp_path: Path, batch: Any, rows: int, message: str) -> None:
     linear(tmp_path / "net.onnx", batch=batch)
     dims = converted(tmp_path, ModelBudgets(source="net.onnx"), [{"x": reals(2, 4)}], base=tmp_path).signature.dims
     baseline.check_latency_batch(1, dims)
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         baseline.check_latency_batch(rows, dims)

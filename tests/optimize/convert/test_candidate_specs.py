@@ -51,7 +51,7 @@ def test_cuda_needs_its_provider() -> None:
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
-def test_tensorrt_has_no_dynamic_int8_whatever_is_installed(target: Any) -> None:
+def test_tensorrt_never_has_dynamic_int8(target: Any) -> None:
     name = f"int8-dynamic@{target}"
     assert reasons(targets=(target,))[name] == "TensorRT supports neither DynamicQuantizeLinear nor MatMulInteger"
 

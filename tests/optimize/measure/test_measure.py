@@ -59,7 +59,7 @@ def test_warm_up_of_slow_steady_calls_takes_three_blocks() -> None:
     assert clock.calls == 150
 
 
-def test_warm_up_waits_until_the_figures_stand_still() -> None:
+def test_warm_up_waits_until_timings_are_steady() -> None:
     clock = Clock()
     assert warm_up(clock.call(lambda n: 20.0 * 0.9 ** min((n - 1) // 50, 10)), clock)
     # Each of ten blocks is faster than the one before; the next three agree.
@@ -79,7 +79,7 @@ def test_warm_up_of_very_slow_calls_ends_within_one_call_of_its_limit() -> None:
 
 
 @pytest.mark.parametrize(("spread", "steady"), [(1.049, True), (1.06, False)])
-def test_medians_that_agree_within_five_percent_stand_still(spread: float, steady: bool) -> None:
+def test_medians_that_agree_within_five_percent_are_steady(spread: float, steady: bool) -> None:
     clock = Clock()
     assert warm_up(clock.call(lambda n: 20.0 if n // 50 % 2 else 20.0 * spread), clock) == steady
 
@@ -87,7 +87,7 @@ def test_medians_that_agree_within_five_percent_stand_still(spread: float, stead
 # Requests.
 
 
-def test_requests_have_the_size_that_is_asked_for_and_hold_real_rows(tmp_path: Path) -> None:
+def test_requests_have_the_requested_size_and_real_rows(tmp_path: Path) -> None:
     x = reals(10, 4)
     split = stored(tmp_path, x[:3], x[3:])
     for rows in (1, 4, 30):
@@ -185,7 +185,7 @@ def test_nan_and_infinity_fail_the_screen(tmp_path: Path, node: tuple[str, str])
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (TensorSpec("y", "float32", ("batch", 5)), r"output 'y' is float32\[2, 4\]; wanted float32\['batch', 5\]"),
         (TensorSpec("y", "float32", ("batch",)), r"output 'y' is float32\[2, 4\]; wanted float32\['batch'\]"),
@@ -194,8 +194,8 @@ def test_nan_and_infinity_fail_the_screen(tmp_path: Path, node: tuple[str, str])
         (TensorSpec("z", "float32", ("batch", 4)), "output 'z' is nothing; wanted float32"),
     ],
 )
-def test_other_shape_dtype_or_name_fails_the_screen(tmp_path: Path, spec: TensorSpec, told: str) -> None:
-    with pytest.raises(CandidateError, match=told):
+def test_other_shape_dtype_or_name_fails_the_screen(tmp_path: Path, spec: TensorSpec, message: str) -> None:
+    with pytest.raises(CandidateError, match=message):
         screened(identity(tmp_path), Signature((X,), (spec,), SIGNATURE.dims), stored(tmp_path, reals(9, 4)))
 
 
@@ -209,7 +209,7 @@ def test_failing_run_fails_the_screen(tmp_path: Path) -> None:
 # Latency, comparison, operating points.
 
 
-def test_latency_run_holds_the_calls_that_were_asked_for(tmp_path: Path) -> None:
+def test_latency_run_has_the_requested_calls(tmp_path: Path) -> None:
     start = time.monotonic()
     run = latency.measure(identity(tmp_path), SIGNATURE, stored(tmp_path, reals(99, 4)), 1, 320)
     assert len(run.latencies_ms) == 320
@@ -255,7 +255,7 @@ def test_duel_finds_each_sides_best_batch(tmp_path: Path) -> None:
         (2, 4, [(1, 2), (2, 1), (4, 1)]),
     ],
 )
-def test_layouts_fill_the_cores_and_hold_the_threads_that_latency_was_measured_with(
+def test_layouts_fill_the_cores_and_include_the_threads_of_the_latency_measurement(
     cores: int, own: int, layouts: list[tuple[int, int]]
 ) -> None:
     assert operating.layouts(cores, own) == layouts

@@ -23,7 +23,7 @@ def test_percentiles_are_numpys_to_within_a_bin():
     assert found.high == pytest.approx(np.quantile(NORMAL, 0.995), abs=width)
 
 
-def test_percentile_keeps_zero_and_everything_where_all_is_asked_for():
+def test_percentile_keeps_zero_and_at_100_everything():
     values = np.linspace(2.0, 3.0, 1000, dtype=np.float32)
     assert percentile(histogram(values), 99.0).low == 0.0
     whole = percentile(histogram(NORMAL), 100.0)
@@ -38,7 +38,7 @@ def test_entropy_clips_one_outlier_and_keeps_a_uniform_range():
     assert entropy(histogram(uniform)) == pytest.approx((-1, 1), abs=0.01)
 
 
-def test_zeros_of_a_relu_have_no_say_in_entropy():
+def test_zeros_of_a_relu_do_not_affect_entropy():
     positive = np.abs(np.append(NORMAL, np.float32(100)))
     rectified = np.append(positive, np.zeros(10_000_000, np.float32))
     assert entropy(histogram(rectified)) == entropy(histogram(positive))

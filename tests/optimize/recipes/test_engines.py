@@ -53,19 +53,19 @@ def _digits() -> Network:
 def _sentiment() -> Network:
     source = f"{pretrained.__name__}:sentiment"
     sentences = pretrained.sentences(150, 10)
-    told = msgspec.structs.replace(EXAMPLES["sentiment"], source=source, preprocess=None)
+    message = msgspec.structs.replace(EXAMPLES["sentiment"], source=source, preprocess=None)
     # Every third batch is kept for the comparison, so that both hold short sentences and long ones.
-    return Network(told, [batch for i, batch in enumerate(sentences) if i % 3], sentences[1::6])
+    return Network(message, [batch for i, batch in enumerate(sentences) if i % 3], sentences[1::6])
 
 
 def _efficientnet() -> Network:
-    told = {
+    message = {
         "source": f"{pretrained.__name__}:efficientnet",
         "inputs": {"image": {"dtype": "float32", "shape": ["batch", 3, pretrained.PIXELS, pretrained.PIXELS]}},
         "dims": {"batch": {"min": 1, "opt": 4, "max": 16}},
         "size": {"mb": 20.0},
     }
-    return Network(msgspec.convert(told, ModelBudgets), pretrained.crops(104, 8), pretrained.crops(16, 8, seed=1))
+    return Network(msgspec.convert(message, ModelBudgets), pretrained.crops(104, 8), pretrained.crops(16, 8, seed=1))
 
 
 NETWORKS: dict[str, Callable[[], Network]] = {

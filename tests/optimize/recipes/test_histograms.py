@@ -65,7 +65,7 @@ def test_a_nan_is_named(source):
         ranges.minmax(source, ["h"], [batch])
 
 
-def test_infinity_is_seen_unless_finite_values_are_asked_for(source):
+def test_infinity_counts_unless_finite_values_are_requested(source):
     batch = {"x": np.array([[[np.inf, 1, -2, 3]]], np.float32)}
     assert ranges.minmax(source, ["x"], [batch])["x"] == Range(-2.0, np.inf)
     assert ranges.minmax(source, ["x"], [batch], finite=True)["x"] == Range(-2.0, 3.0)

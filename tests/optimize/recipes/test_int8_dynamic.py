@@ -126,7 +126,7 @@ def test_weights_in_if_bodies_are_reported(tmp_path):
     assert built.notes == ("2 MatMul inside If, Loop or Scan bodies stay in fp32",)
     compare(mixed, built, inputs, 0.02)
     only = save(tmp_path / "only.onnx", [choose, helper.make_node("Relu", ["h"], ["y"])], *arguments, types=types)
-    with pytest.raises(CandidateError, match="nothing was quantised: MatMul stand only inside If"):
+    with pytest.raises(CandidateError, match="nothing was quantised: MatMul are only inside If"):
         int8_dynamic.build(only, tmp_path / "out")
 
 

@@ -31,7 +31,7 @@ def beside(source, tmp_path, monkeypatch):
     return onnx_files.write(onnx_files.read(source), tmp_path / "beside" / "m.onnx")
 
 
-def test_weights_beside_the_model_are_named_by_their_digest(source, beside):
+def test_weights_next_to_the_model_are_named_by_their_digest(source, beside):
     model, data = beside
     assert data.name == hashlib.sha256(data.read_bytes()).hexdigest()
     assert data.parent == model.parent
@@ -90,7 +90,7 @@ def test_weights_that_are_lists_of_numbers_are_moved_too(tmp_path, monkeypatch):
 def test_missing_external_data_is_named(beside):
     model, data = beside
     data.unlink()
-    with pytest.raises(SourceError, match=r"external data cannot be read .* keep the data file beside the model"):
+    with pytest.raises(SourceError, match=r"external data cannot be read .* keep the data file next to the model"):
         onnx_files.read(model)
 
 

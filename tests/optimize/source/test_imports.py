@@ -28,7 +28,7 @@ def _own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-def test_attribute_of_a_file_beside_the_budgets(tmp_path: Path) -> None:
+def test_attribute_of_a_file_next_to_the_budgets(tmp_path: Path) -> None:
     write(tmp_path, "deep/model.py", "class Net:\n    size = 3\n")
     assert attribute("deep/model.py:Net.size", tmp_path) == 3
 
@@ -37,7 +37,7 @@ def test_attribute_of_an_installed_module(tmp_path: Path) -> None:
     assert attribute("json.decoder:JSONDecoder", tmp_path).__name__ == "JSONDecoder"
 
 
-def test_attribute_of_a_package_beside_the_budgets(tmp_path: Path) -> None:
+def test_attribute_of_a_package_next_to_the_budgets(tmp_path: Path) -> None:
     write(tmp_path, "ownpkg/__init__.py", "")
     write(tmp_path, "ownpkg/models.py", "net = 'own'\n")
     assert attribute("ownpkg.models:net", tmp_path) == "own"
@@ -63,7 +63,7 @@ def test_file_is_executed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("model.py", "'model.py': wanted `file.py:attr` or `package.module:attr`"),
         ("model.py:", "'model.py:': wanted `file.py:attr` or `package.module:attr`"),
@@ -78,7 +78,7 @@ def test_file_is_executed_once(tmp_path: Path) -> None:
         ("needs.py:net", "needs.py:net: importing needs.py failed: ModuleNotFoundError: No module named 'absent'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_found_is_told(tmp_path: Path, spec: str, told: str) -> None:
+def test_what_cannot_be_found_is_named(tmp_path: Path, spec: str, message: str) -> None:
     write(tmp_path, "model.py", "class Net: pass\n\ndef factory(): pass\n_private = 1\n")
     write(tmp_path, "broken.py", "1 / 0\n")
     write(tmp_path, "syntax.py", "def\n")
@@ -86,7 +86,7 @@ def test_what_cannot_be_found_is_told(tmp_path: Path, spec: str, told: str) -> N
     write(tmp_path, "needs.py", "import absent\n")
     with pytest.raises(SourceError) as caught:
         attribute(spec, tmp_path)
-    assert str(caught.value).startswith(told.format(folder=tmp_path))
+    assert str(caught.value).startswith(message.format(folder=tmp_path))
 
 
 def code_digest_of(base: Path, spec: str) -> str:

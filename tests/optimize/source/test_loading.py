@@ -29,7 +29,7 @@ def read(folder: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("write", "told"),
+    ("write", "message"),
     [
         (lambda _: None, "no such file; `source` is relative to the budgets file"),
         (lambda path: path.write_bytes(b"\x08\x09not onnx"), "net.onnx: onnxruntime cannot open it"),
@@ -38,13 +38,13 @@ def read(folder: Path, **options: Any) -> Any:
         (custom_operator, "my.ops:Foo"),
     ],
 )
-def test_file_that_cannot_be_opened_is_told_in_one_line(
-    tmp_path: Path, write: Callable[[Path], Any], told: str
+def test_file_that_cannot_be_opened_is_reported_in_one_line(
+    tmp_path: Path, write: Callable[[Path], Any], message: str
 ) -> None:
     write(tmp_path / "net.onnx")
     with pytest.raises(SourceError) as caught:
         read(tmp_path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -109,7 +109,7 @@ def test_digests_show_what_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"x": reals(400, 5)}, r"calibration, item 0: input 'x' has shape \[\d+, 5\]; wanted \['batch', 4\]"),
         ({"x": reals(400, 4).astype(float)}, "input 'x' has dtype float64; wanted float32"),
@@ -118,14 +118,14 @@ def test_digests_show_what_changed(tmp_path: Path) -> None:
         ({"label": np.arange(399)}, "columns have"),
     ],
 )
-def test_samples_that_do_not_fit_the_model_are_told(tmp_path: Path, columns: dict[str, Any], told: str) -> None:
+def test_samples_that_do_not_fit_the_model_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     linear(tmp_path / "net.onnx")
     write_data(tmp_path, **columns)
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         read(tmp_path, data="data.npz")
 
 
-def test_model_whose_batch_has_another_name_is_told_to_declare_it(tmp_path: Path) -> None:
+def test_model_whose_batch_has_another_name_must_declare_it(tmp_path: Path) -> None:
     linear(tmp_path / "net.onnx", batch="N")
     write_data(tmp_path)
     with pytest.raises(SourceError, match=r"wanted \['N', 4\]: .*; declare the inputs with an axis named `batch`"):
@@ -161,7 +161,7 @@ def samples(split):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "told"),
+    ("low", "high", "message"),
     [
         (
             4,
@@ -176,8 +176,8 @@ def samples(split):
         (4, 5, ""),
     ],
 )
-def test_samples_that_serving_would_refuse_are_told_by_item_and_dim(
-    tmp_path: Path, low: int, high: int, told: str
+def test_samples_that_serving_would_refuse_are_named_by_item_and_dim(
+    tmp_path: Path, low: int, high: int, message: str
 ) -> None:
     linear(tmp_path / "net.onnx")
     (tmp_path / "own.py").write_text(WIDER)
@@ -185,8 +185,8 @@ def test_samples_that_serving_would_refuse_are_told_by_item_and_dim(
         "inputs": {"x": InputSpec("float32", ("batch", "width"))},
         "dims": {"batch": Dim(1, 1, 2), "width": Dim(low, low, high)},
     }
-    if told:
-        with pytest.raises(SourceError, match=told):
+    if message:
+        with pytest.raises(SourceError, match=message):
             read(tmp_path, data="own.py:samples", **declared)
     else:
         assert read(tmp_path, data="own.py:samples", **declared).rows["selection"] == 23
@@ -210,11 +210,11 @@ def test_inputs_of_a_batch_must_agree_on_its_rows(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(UNEVEN)
     specs = {"image": InputSpec("float32", ("batch", 4)), "scale": InputSpec("float32", ("batch", 1))}
     budgets = ModelBudgets(source=f"{HERE}/modules.py:ByName", inputs=specs, dims={"batch": ROWS})
-    for data, told in (
+    for data, message in (
         ("own.py:samples", "calibration, item 0: input 'scale' .*: batch is 3, but 4 in input 'image'"),
         ("own.py:none", r"own.py:none\('calibration'\), item 0 has no input"),
     ):
-        with pytest.raises(SourceError, match=told):
+        with pytest.raises(SourceError, match=message):
             loading.read(msgspec.structs.replace(budgets, data=data), tmp_path, tmp_path)
 
 
@@ -227,19 +227,19 @@ def test_raw_requests_need_as_many_rows_as_latency_is_budgeted_for(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"confirmation": 1}, "splits selection and confirmation share 20 samples; wanted disjoint splits"),
         ({"rows": 0}, r"calibration, item 0: input 'x' is empty, its shape is \[0, 4\]; wanted samples"),
     ],
 )
-def test_samples_that_overlap_or_hold_nothing_are_told(tmp_path: Path, settings: dict[str, int], told: str) -> None:
+def test_samples_that_overlap_or_are_empty_are_refused(tmp_path: Path, settings: dict[str, int], message: str) -> None:
     linear(tmp_path / "net.onnx")
     (tmp_path / "own.py").write_text(SAMPLES)
     (tmp_path / "settings.json").write_text(
         json.dumps({"calibration": 0, "selection": 1, "confirmation": 2, "rows": 20} | settings)
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, data="own.py:samples")
 
 

@@ -30,13 +30,13 @@ def test_module_is_put_into_evaluation_mode() -> None:
     np.testing.assert_array_equal(model.run({"x": ROWS})["output"], model.run({"x": ROWS})["output"])
 
 
-def test_asked_for_outputs_alone_are_given() -> None:
+def test_only_the_requested_outputs_are_returned() -> None:
     model = loaded("DictOutputs")
     assert list(model.run({"x": ROWS})) == ["logits", "probabilities"]
     assert list(model.run({"x": ROWS}, ["probabilities"])) == ["probabilities"]
 
 
-def test_module_may_stand_in_the_file_ready_made() -> None:
+def test_source_may_be_a_module_instead_of_a_factory() -> None:
     inputs = {"image": X["x"], "scale": InputSpec("float32", ())}
     found = loaded("instance", inputs=inputs).run({"image": ROWS, "scale": np.array(2.0, np.float32)})
     once = loaded("instance", inputs=inputs).run({"image": ROWS, "scale": np.array(1.0, np.float32)})
@@ -55,7 +55,7 @@ def test_array_that_is_not_contiguous_goes_in() -> None:
     np.testing.assert_array_equal(model.run({"x": wide})["output_0"], model.run({"x": ROWS})["output_0"])
 
 
-def test_threads_are_those_that_were_asked_for() -> None:
+def test_requested_threads_are_set() -> None:
     before = torch.get_num_threads()
     try:
         load_torch(ModelBudgets(source="modules.py:TwoOutputs", inputs=X), HERE, threads=2)
@@ -76,12 +76,12 @@ def test_digest_repeats_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"scale": 2.0}, {"sizes": (1, 3)}, {"shift": 0.5}, {"weight": 1e-6}])
-def test_digest_shows_whatever_the_factory_may_have_read(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_digest_covers_what_the_factory_may_have_read(tmp_path: Path, change: dict[str, Any]) -> None:
     assert wrapped(scaled(**change), tmp_path).digest() != wrapped(scaled(), tmp_path).digest()
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor, lambda value: [{"table": np.array(value)}]])
-def test_digest_shows_arrays_beside_the_weights(tmp_path: Path, kind: Any) -> None:
+def test_digest_covers_arrays_next_to_the_weights(tmp_path: Path, kind: Any) -> None:
     """As a factory leaves them that reads a table from a file and registers no buffer."""
     digests = []
     for value in ([1.0, 2.0], [1.0, 2.0], [1.0, 3.0], []):

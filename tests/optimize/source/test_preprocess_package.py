@@ -34,7 +34,7 @@ def test_code_runs_from_the_registry_alone_with_what_it_imports(tmp_path: Path) 
     np.testing.assert_array_equal(found["x"], [preprocessing.counted(text) for text in ("one", "two words")])
 
 
-def test_two_versions_of_a_helper_stand_side_by_side(tmp_path: Path) -> None:
+def test_two_versions_of_a_helper_coexist(tmp_path: Path) -> None:
     other = preprocessing.CODE | {"alphabet.py": 'VOWELS = set("o")\n'}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -90,7 +90,7 @@ def test_a_file_that_would_land_elsewhere_is_refused(tmp_path: Path) -> None:
     record, registry = published(tmp_path)
     blobs = tuple(msgspec.structs.replace(blob, name=f"../{blob.name}") for blob in record.files)
     with (
-        pytest.raises(ArtifactError, match="stands outside of the version's own code"),
+        pytest.raises(ArtifactError, match="is outside of the version's code folder"),
         preprocess_package.restored(msgspec.structs.replace(record, files=blobs), registry),
     ):
         pass

@@ -80,8 +80,8 @@ def test_each_label_has_the_shares_of_the_whole(tmp_path: Path, kind: type) -> N
 def test_common_label_that_a_judged_split_would_never_see_is_refused(tmp_path: Path) -> None:
     x, labels = values(4000), np.zeros(4000, int)
     x[:40], labels[:40] = 7.0, 1  # one row forty times over
-    told = r"none of the 40 rows with label 1 falls into (selection|confirmation); equal rows stay together"
-    with pytest.raises(SourceError, match=told):
+    message = r"none of the 40 rows with label 1 falls into (selection|confirmation); equal rows stay together"
+    with pytest.raises(SourceError, match=message):
         splits_from_file(write_npz(tmp_path / "data.npz", x=x, label=labels), X)
     x[0] = (
         8.0  # 39 equal rows and another: still so, unless that one happens to fall into the split that lacks the label
@@ -161,7 +161,7 @@ def test_parquet_columns_keep_their_dtype_and_shape(
         np.testing.assert_array_equal(item.labels, row % 7)
 
 
-def test_npz_and_parquet_of_the_same_rows_split_alike(tmp_path: Path) -> None:
+def test_npz_and_parquet_of_the_same_rows_split_the_same(tmp_path: Path) -> None:
     x = values(500)
     one = splits_from_file(write_npz(tmp_path / "data.npz", x=x), X)
     two = splits_from_file(write_parquet(tmp_path / "data.parquet", x=list(x)), X)
@@ -169,7 +169,7 @@ def test_npz_and_parquet_of_the_same_rows_split_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "told"),
+    ("name", "columns", "message"),
     [
         ("data.npz", {"x": values(10), "label": np.zeros(9)}, "columns have {'x': 10, 'label': 9} rows; wanted one column"),
         ("data.npz", {"x": np.float32(1)}, "columns have {'x': 0} rows"),
@@ -180,15 +180,15 @@ def test_npz_and_parquet_of_the_same_rows_split_alike(tmp_path: Path) -> None:
         ("data.parquet", {"x": [1, None, 3]}, "column 'x' holds 1 nulls; wanted a value in every row"),
     ],
 )  # fmt: skip
-def test_columns_that_do_not_fit_are_told(tmp_path: Path, name: str, columns: Any, told: str) -> None:
+def test_columns_that_do_not_fit_are_refused(tmp_path: Path, name: str, columns: Any, message: str) -> None:
     path = (write_npz if name.endswith("npz") else write_parquet)(tmp_path / name, **columns)
     with pytest.raises(SourceError) as caught:
         splits_from_file(path, X)
-    assert str(caught.value).startswith(f"{path}: {told}")
+    assert str(caught.value).startswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize("name", ["data.npz", "data.parquet"])
-def test_missing_and_damaged_files_are_told(tmp_path: Path, name: str) -> None:
+def test_missing_and_damaged_files_are_reported(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(SourceError, match="no such file; `data` is relative to the budgets file"):
         splits_from_file(path, X)

@@ -38,25 +38,25 @@ def test_samples_of_a_callable_keep_their_batches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "told"),
+    ("items", "message"),
     [
         ([], "gave no sample; wanted at least one (inputs, labels) pair"),
         ([[{"x": [1]}, [0]]], "item 0 is list; wanted a pair"),
         ([({"x": [1]}, [0], 3)], "item 0 is tuple; wanted a pair"),
         ([({"x": [[1]]}, [0]), ([1], [0])], "item 1 is tuple; wanted a pair"),
         ([({"x": [object()]}, [0])], "item 0: input 'x' holds Python objects"),
-        ([({"x": [b"\xff\x00"]}, [0])], "item 0: input 'x' holds bytes that are no UTF-8 text"),
+        ([({"x": [b"\xff\x00"]}, [0])], "item 0: input 'x' holds bytes that are not UTF-8 text"),
         ([({"x": [[1], [1, 2]]}, [0, 1])], "item 0: input 'x' has rows of different shapes"),
         ([({"x": [1]}, [[0], [1, 2]])], "item 0: the label column has rows of different shapes"),
-        ([({"x": [1]}, 3)], "item 0: labels are a single value; wanted one entry a row"),
+        ([({"x": [1]}, 3)], "item 0: labels are a single value; wanted one entry per row"),
         (None, "failed: TypeError: 'NoneType' object is not iterable"),
     ],
 )
-def test_callable_that_gives_something_else_is_told(items: Any, told: str) -> None:
+def test_callable_that_returns_something_else_is_refused(items: Any, message: str) -> None:
     with pytest.raises(SourceError) as caught:
         collect(lambda _: items, "selection", "m.py:samples")
     assert str(caught.value).startswith("m.py:samples('selection')")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_bytes_are_text(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_bytes_are_text(tmp_path: Path) -> None:
         assert read_split(tmp_path / "split.npz")[0].inputs["x"].tolist() == ["café", "tea"]
 
 
-def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:
+def test_failure_of_a_callable_is_reported_and_its_own_user_error_passes() -> None:
     def fails(split: str) -> Any:
         raise KeyError(split)
 
@@ -84,20 +84,22 @@ def test_callable_that_fails_is_told_and_its_own_user_error_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("signature", "item", "needed", "told"),
+    ("signature", "item", "needed", "message"),
     [
-        (X, batch(3, np.zeros(2)), False, "selection, item 1: 2 labels for 3 rows; wanted one label a row"),
+        (X, batch(3, np.zeros(2)), False, "selection, item 1: 2 labels for 3 rows; wanted one label per row"),
         (X, batch(3, np.zeros((4, 3))), False, "4 labels for 3 rows"),
         (LAST, Batch({"x": values(3).T}, np.zeros(4)), False, "4 labels for 3 rows"),
         (ALONE, Batch({"x": values(1)[0]}, np.zeros(4)), False, "no input has an axis named `batch`: declare"),
         (X, batch(3), True, "selection, item 1: has no labels, which accuracy.max_drop needs"),
     ],
 )
-def test_labels_that_do_not_fit_the_rows_are_told(signature: Signature, item: Batch, needed: bool, told: str) -> None:
+def test_labels_that_do_not_fit_the_rows_are_refused(
+    signature: Signature, item: Batch, needed: bool, message: str
+) -> None:
     fits = Batch(item.inputs, np.zeros(row_count(signature, item.inputs)))
     with pytest.raises(SourceError) as caught:
         check_labels([fits, item], signature, "selection", needed=needed)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_labels_of_any_further_shape_and_missing_ones_are_fine() -> None:

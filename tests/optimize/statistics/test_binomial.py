@@ -49,7 +49,7 @@ def test_stated_samples_settle_it_with_four_chances_in_five_from_there_on(share,
     assert min(_power(n, share, truth) for n in range(needed - needed // 5, needed)) < 0.8
 
 
-def test_agreement_near_its_limit_is_dear():
+def test_agreement_near_its_limit_needs_many_samples():
     assert binomial.samples_to_show_more(0.97, 0.972, 0.05) == pytest.approx(43_800, rel=0.02)
     assert binomial.samples_to_show_more(0.95, 0.972, 0.05) == pytest.approx(600, rel=0.1)
     assert _power(43_800, 0.03, 0.028) >= 0.8

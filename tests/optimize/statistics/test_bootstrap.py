@@ -52,12 +52,12 @@ def test_memory_does_not_grow_with_the_samples():
     assert peak_bytes < 50e6, "10,000 resamples of these are 320 MB"
 
 
-def test_bounds_of_resamples_that_lie_askew_are_the_farther_on_either_side():
-    askew = np.concatenate([np.linspace(-0.1, 0.0, 500), np.linspace(0.0, 0.5, 500)])
-    low, high = bootstrap.farther_bounds(askew, 0.0, 0.95)
-    assert high == np.quantile(askew, 0.95)
+def test_bounds_of_skewed_resamples_are_the_wider_on_each_side():
+    skewed = np.concatenate([np.linspace(-0.1, 0.0, 500), np.linspace(0.0, 0.5, 500)])
+    low, high = bootstrap.wider_bounds(skewed, 0.0, 0.95)
+    assert high == np.quantile(skewed, 0.95)
     assert low == -high, "reflected, since the percentile below is nearer"
-    mirrored = bootstrap.farther_bounds(-askew, 0.0, 0.95)
+    mirrored = bootstrap.wider_bounds(-skewed, 0.0, 0.95)
     assert mirrored == pytest.approx((low, high))
 
 

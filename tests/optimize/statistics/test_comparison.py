@@ -70,7 +70,7 @@ def test_speedup_against_its_limit(level, verdict):
     found = speedup(rates(level), rates(1.0, seed=1), 1.8, kind="min_speedup", seed=0)
     assert found.verdict == verdict
     assert found.observed == pytest.approx(level, rel=0.02)
-    assert "times the reference's rows a second" in found.evidence
+    assert "times the reference's rows per second" in found.evidence
 
 
 @pytest.mark.parametrize(("level", "verdict"), [(1.0, "PASS"), (0.8, "FAIL")])

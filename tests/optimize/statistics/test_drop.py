@@ -111,7 +111,7 @@ def test_a_metric_of_a_set_is_judged_as_its_mean_would_be():
     )
 
 
-def test_both_models_are_resampled_alike():
+def test_both_models_are_resampled_with_the_same_indices():
     """What is the same in both must not widen the interval."""
     scores = np.random.default_rng(4).normal(size=500)
     found = set_drop(lambda chosen: (scores[chosen].mean() + 0.01, scores[chosen].mean()), 500, 0.02, 0.95, 0, 200)

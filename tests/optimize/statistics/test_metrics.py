@@ -52,7 +52,7 @@ def test_ties_are_shared():
 
 
 @pytest.mark.parametrize("name", ["top1", "f1", "auc"])
-def test_one_column_and_two_columns_say_the_same(name):
+def test_one_column_and_two_columns_give_the_same(name):
     metric, two = built_in(name), built_in(name).value(logits(SCORES), BINARY)
     assert metric.value(probabilities(SCORES), BINARY) == pytest.approx(two)
     assert metric.value(probabilities(SCORES)[:, None], BINARY) == pytest.approx(two)
@@ -101,9 +101,9 @@ def test_a_probability_may_be_rounded_beyond_its_ends():
 @pytest.mark.parametrize(
     ("name", "outputs", "labels", "said"),
     [
-        ("top1", LOGITS[:10], THREE, "output has shape .10, 3. for 400 labels; wanted one row a label"),
+        ("top1", LOGITS[:10], THREE, "output has shape .10, 3. for 400 labels; wanted one row per label"),
         ("top1", LOGITS[:0], THREE[:0], "no samples"),
-        ("top1", LOGITS, THREE.astype(float), "dtype float64; wanted one integer class a row"),
+        ("top1", LOGITS, THREE.astype(float), "dtype float64; wanted one integer class per row"),
         ("top1", LOGITS, np.stack([THREE, THREE], 1), "labels have shape .400, 2."),
         ("top1", LOGITS[:, :2], THREE, "a label is 2; wanted 0 to 1"),
         ("top1", LOGITS, THREE - 1, "a label is -1; wanted classes from 0 on"),

@@ -54,7 +54,7 @@ def test_the_statistic_is_a_score_test_at_the_likeliest_nuisance(lost, won, n, d
 
 
 @given(st.integers(1, 5000), st.data(), st.floats(0.51, 0.9999))
-def test_bounds_hold_the_observed_drop_and_mirror_each_other(n, data, confidence):
+def test_bounds_contain_the_observed_drop_and_mirror_each_other(n, data, confidence):
     lost = data.draw(st.integers(0, n))
     won = data.draw(st.integers(0, n - lost))
     low, high = paired.lower_bound(lost, won, n, confidence), paired.upper_bound(lost, won, n, confidence)

@@ -59,7 +59,7 @@ def test_bounds_and_rule_agree(n, share, over, alpha):
     assert (high <= 10.0, low > 10.0) == (verdict == "PASS", verdict == "FAIL")
 
 
-def test_bounds_hold_the_truth_as_often_as_they_say():
+def test_bounds_cover_the_truth_as_often_as_they_promise():
     rng = np.random.default_rng(0)
     bounds = np.array([percentile_bounds(row, 0.95, 0.95) for row in rng.random((1000, 400))])
     assert np.mean(bounds[:, 0] > 0.95) <= 0.07
@@ -132,18 +132,18 @@ def test_autocorrelation_of_known_processes():
     assert percentile.lag1_autocorrelation(np.array([1.0, 2.0])) == 0.0
 
 
-def test_one_outlier_does_not_hide_that_calls_are_alike():
+def test_one_outlier_does_not_hide_that_calls_are_correlated():
     latencies = ar1(1, 1000, 0.8, np.random.default_rng(2))[0]
     latencies[500] = 1e6
     assert percentile.lag1_autocorrelation(latencies) > 0.7
 
 
-def test_calls_that_are_alike_are_judged_by_blocks_at_the_last_look():
+def test_correlated_calls_are_judged_by_blocks_at_the_last_look():
     latencies, limit = ar1(1, 4000, 0.8, np.random.default_rng(3))[0], ar1_percentile(0.99)
     assert look(latencies[:1228], 2 * limit, 0.99).needed == 4000
     found = look(latencies, 2 * limit, 0.99)
     assert (found.verdict, found.n) == ("PASS", 4000)
-    assert found.evidence.startswith("consecutive calls are alike (autocorrelation 0.7")
+    assert found.evidence.startswith("consecutive calls are correlated (autocorrelation 0.7")
     assert look(latencies, limit / 2, 0.99).verdict == "FAIL"
     assert look(latencies, limit, 0.99).verdict == "INCONCLUSIVE"
 
@@ -207,7 +207,7 @@ def test_without_a_limit_the_figures_are_given():
     assert found.observed is not None
 
 
-def test_processes_whose_calls_are_alike_are_judged_by_their_halves():
+def test_processes_whose_calls_are_correlated_are_judged_by_their_halves():
     runs = list(ar1(5, 1228, 0.8, np.random.default_rng(5)))
     limit = ar1_percentile(0.99)
     found = pooled(runs, 2 * limit, 0.99)

@@ -147,30 +147,33 @@ def test_metric_of_the_users_own(tmp_path: Path, answers: np.ndarray, name: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
-        ("too_short", r"metrics\.py:too_short gave shape \[1999\]; wanted one score a sample \(2000\), or one number"),
+        (
+            "too_short",
+            r"metrics\.py:too_short gave shape \[1999\]; wanted one score per sample \(2000\), or one number",
+        ),
         ("fails", r"metrics\.py:fails failed: KeyError: 'column'"),
     ],
 )
-def test_metric_that_does_not_work_is_told(tmp_path: Path, answers: np.ndarray, name: str, told: str) -> None:
+def test_metric_that_does_not_work_is_reported(tmp_path: Path, answers: np.ndarray, name: str, message: str) -> None:
     (tmp_path / "metrics.py").write_text(METRICS)
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         judged(tmp_path, logits(answers), logits(answers), answers, metric=f"metrics.py:{name}", max_drop=0.1)
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         (np.zeros((2000, 3), int), "metric top1: "),
         (np.full(2000, 7), "metric top1: .* 7.*wanted 0 to 3"),
         (np.array(["yes"] * 2000), "metric top1: "),
     ],
 )
-def test_labels_that_the_metric_cannot_read_are_told(
-    tmp_path: Path, answers: np.ndarray, labels: np.ndarray, told: str
+def test_labels_that_the_metric_cannot_read_are_refused(
+    tmp_path: Path, answers: np.ndarray, labels: np.ndarray, message: str
 ) -> None:
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         judged(tmp_path, logits(answers), logits(answers), labels, max_drop=0.1)
 
 

@@ -17,7 +17,7 @@ SUM = TensorSpec("y", "float32", ("batch",))
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 8))
-def test_executions_hold_every_row_once_in_order(counts: list[int], size: int) -> None:
+def test_executions_have_every_row_once_in_order(counts: list[int], size: int) -> None:
     total = sum(counts)
     rows = np.arange(total * 4, dtype=np.float32).reshape(total, 4)
     ends = np.cumsum(counts)
@@ -35,7 +35,7 @@ def test_executions_are_not_smaller_than_the_model_takes() -> None:
     assert [rows for _, rows in found] == [4, 4, 4]
 
 
-def test_batch_is_cut_wherever_its_axis_stands() -> None:
+def test_batch_is_cut_along_any_axis() -> None:
     signature = Signature((TensorSpec("x", "float32", (4, "batch")), TensorSpec("scale", "float32", ())), (SUM,))
     x = reals(4, 5)
     found = list(answers.executions(signature, [Batch({"x": x, "scale": np.float32(2)}, None)], 2))
@@ -44,7 +44,7 @@ def test_batch_is_cut_wherever_its_axis_stands() -> None:
 
 
 @pytest.mark.parametrize("row_by_row", [False, True])
-def test_answers_come_back_one_a_row(tmp_path: Path, row_by_row: bool) -> None:
+def test_answers_are_read_back_one_per_row(tmp_path: Path, row_by_row: bool) -> None:
     x = reals(21, 4)
     split = stored(tmp_path, x[:3], x[3:])
     target = tmp_path / "answers.npz"
