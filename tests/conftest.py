@@ -22,21 +22,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-START_PROCESSES = ("tests/e2e/", "tests/conformance/", "tests/loadtest/", "tests/serve/")
 SHARE_A_SERVICE = {
     "tests/conformance/test_blackbox.py": "the service of tests.conformance.models",
     "tests/conformance/test_limits.py": "the service of tests.conformance.models",
 }
 """Files whose tests call the same service, and its name."""
+LONGEST = ("tests/e2e/test_export.py", *SHARE_A_SERVICE)
+START_PROCESSES = ("tests/e2e/", "tests/conformance/", "tests/loadtest/", "tests/serve/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files come first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(START_PROCESSES))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several workers share the tests, long files come first, so that none of them is left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (not item.nodeid.startswith(LONGEST), not item.nodeid.startswith(START_PROCESSES)))
 
 
 class FilesAndServices(LoadFileScheduling):
-    """A worker runs all tests of a file, and of the files that share a service, so that each fixture is set up once."""
+    """One worker runs all tests of a file, and of files that share a service, so that each fixture is set up once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
