@@ -16,7 +16,7 @@ from optimize.project import Project
 from optimize.registry import Registry
 from optimize.tournament import choice, entry, estimate, publish, setup, stages
 from optimize.tournament.candidate import Candidate
-from optimize.tournament.noise import with_noise
+from optimize.tournament.judging.noise import with_noise
 from optimize.tournament.rounds import Stage, result_of, through
 from optimize.tournament.tournament import Tournament
 from optimize.tournament.winner import Choice, choose

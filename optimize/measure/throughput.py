@@ -20,8 +20,8 @@ from optimize.errors import ProveserveError
 from optimize.manifest import CurvePoint, Signature
 from optimize.measure.workload import opt_sizes, requests
 from optimize.runtime.batching.batcher import Batcher
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.scheduling.curve import Curve
 from optimize.source.model_ref import ModelRef, opened_instances
 from optimize.statistics.arrivals import schedule
 from optimize.statistics.blocks import BLOCKS, MIN_BLOCK_CALLS

@@ -8,9 +8,10 @@ from optimize.manifest import Artifact, CandidateResult, Golden, Manifest, Prepr
 from optimize.measure import golden, operating
 from optimize.registry import Registry
 from optimize.source import preprocess_package
-from optimize.tournament import entry, load
+from optimize.tournament import entry
 from optimize.tournament.candidate import Candidate
 from optimize.tournament.golden import record
+from optimize.tournament.judging import load
 from optimize.tournament.tournament import Tournament
 
 # Two manifests that agree in these fields are the same answer to the same budgets.

@@ -7,8 +7,9 @@ Raises:
 from collections.abc import Callable
 
 from optimize.source.loading import SCREEN
-from optimize.tournament import accuracy, cost, golden, latency, load, memory, screen, size, speed
+from optimize.tournament import golden
 from optimize.tournament.candidate import Candidate
+from optimize.tournament.judging import accuracy, cost, latency, load, memory, screen, size, speed
 from optimize.tournament.tournament import Tournament
 
 Judge = Callable[[Tournament, Candidate], Candidate]

@@ -12,8 +12,8 @@ from optimize.manifest import CandidateResult
 from optimize.statistics import comparison
 from optimize.tournament import choice
 from optimize.tournament.candidate import Candidate
+from optimize.tournament.judging.timing import time_interleaved
 from optimize.tournament.rounds import Stage, result_of, through
-from optimize.tournament.timing import time_interleaved
 from optimize.tournament.tournament import Tournament
 from optimize.validate.accuracy import SEED
 

@@ -16,8 +16,8 @@ from optimize.manifest import Manifest, Signature
 from optimize.registry import Registry
 from optimize.runtime import golden
 from optimize.runtime.batching.batcher import Batcher
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.scheduling.curve import Curve
 from optimize.runtime.session import OnnxSession, check_inputs, instances
 from serve.client import codec
 from serve.models import preprocessing

@@ -11,7 +11,7 @@ import msgspec
 
 from optimize.budgets import BATCH
 from optimize.manifest import Manifest, SessionOptions, Signature, TensorSpec
-from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.scheduling.curve import Curve
 
 SLICE_BYTES = 64 << 20
 """The estimated bytes of a task's inputs and outputs, at most; a worker's peak is a small multiple of it."""

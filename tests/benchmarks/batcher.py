@@ -18,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from optimize.arrays import Array, Arrays
 from optimize.budgets import Dim
 from optimize.manifest import CurvePoint, SessionOptions, Signature, TensorSpec
-from optimize.runtime.batching import batch_formation
 from optimize.runtime.batching.batcher import Batcher
-from optimize.runtime.batching.curve import Curve
-from optimize.runtime.batching.latency_model import LatencyModel
 from optimize.runtime.batching.options import BatcherOptions
 from optimize.runtime.batching.rejections import QueueFull
+from optimize.runtime.batching.scheduling import batch_formation
+from optimize.runtime.batching.scheduling.curve import Curve
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
 from optimize.runtime.session import OnnxSession, Session
 from tests.optimize.runtime.fakes import linear_curve
 from tests.optimize.runtime.simulation import Load, Simulation

@@ -15,7 +15,7 @@ from optimize.budgets import BATCH, InputSpec
 from optimize.manifest import CurvePoint, Manifest, OperatingPoint
 from optimize.registry import Registry
 from optimize.runtime import golden
-from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.scheduling.curve import Curve
 from optimize.runtime.session import instances
 from tests.published import identity, publish
 

@@ -13,8 +13,8 @@ from optimize.arrays import Array, Arrays
 from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Manifest
 from optimize.runtime.batching.batcher import Batcher
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
+from optimize.runtime.batching.scheduling.curve import Curve
 from serve.models.loading import LoadedVersion
 from tests.published import identity, publish
 

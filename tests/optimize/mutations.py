@@ -81,7 +81,7 @@ CHOICE = [
     ),
     Mutation(
         "noise is not measured for a p50",
-        "tournament/noise.py",
+        "tournament/judging/noise.py",
         "if budget.p50_ms is None and budget.p99_ms is None:",
         "if budget.p99_ms is None:",
     ),
@@ -148,13 +148,13 @@ KEYS = [
     ),
     Mutation(
         "the metric changes nothing",
-        "tournament/accuracy.py",
+        "tournament/judging/accuracy.py",
         "DigestedPath(runner.base, tournament.source.metric_digest)",
         'DigestedPath(runner.base, "")',
     ),
     Mutation(
         "the code of preprocess changes no latency",
-        "tournament/latency.py",
+        "tournament/judging/latency.py",
         "tournament.source.preprocess_digest",
         '""',
     ),
@@ -186,18 +186,18 @@ KEYS = [
 ]
 
 STAGES = [
-    Mutation("the lowest memory counts", "tournament/memory.py", "top = max(peaks", "top = min(peaks"),
-    Mutation("a hopeless candidate is timed", "tournament/screen.py", "HOPELESS = 3.0", "HOPELESS = 30.0"),
-    Mutation("each look starts from the first call", "tournament/latency.py", "calls - before,", "calls,"),
+    Mutation("the lowest memory counts", "tournament/judging/memory.py", "top = max(peaks", "top = min(peaks"),
+    Mutation("a hopeless candidate is timed", "tournament/judging/screen.py", "HOPELESS = 3.0", "HOPELESS = 30.0"),
+    Mutation("each look starts from the first call", "tournament/judging/latency.py", "calls - before,", "calls,"),
     Mutation(
         "the split that chose confirms",
-        "tournament/accuracy.py",
+        "tournament/judging/accuracy.py",
         'judge(tournament, candidate, "confirmation")',
         'judge(tournament, candidate, "selection")',
     ),
     Mutation(
         "the source keeps its one thread",
-        "tournament/speed.py",
+        "tournament/judging/speed.py",
         "tournament.baseline.with_options(candidate.model_ref.options)",
         "tournament.baseline",
     ),
@@ -209,12 +209,15 @@ STAGES = [
     ),
     Mutation(
         "the current version is timed against itself",
-        "tournament/speed.py",
+        "tournament/judging/speed.py",
         "current.digest == candidate.digest:",
         "False:",
     ),
     Mutation(
-        "a lost request took no time", "tournament/load.py", "np.inf if latency is None", "0.0 if latency is None"
+        "a lost request took no time",
+        "tournament/judging/load.py",
+        "np.inf if latency is None",
+        "0.0 if latency is None",
     ),
 ]
 

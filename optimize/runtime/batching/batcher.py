@@ -17,11 +17,11 @@ from optimize.manifest import Signature
 from optimize.runtime.batching.calls import Answer, Call, Settled, expired, late
 from optimize.runtime.batching.collate import Collator
 from optimize.runtime.batching.counters import Counters
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.dispatcher import Dispatcher, Execution
-from optimize.runtime.batching.latency_model import LatencyModel
 from optimize.runtime.batching.options import BatcherOptions
 from optimize.runtime.batching.rejections import Closed, DeadlineExceeded, QueueFull, Rejected
+from optimize.runtime.batching.scheduling.curve import Curve
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
 from optimize.runtime.session import Session
 
 

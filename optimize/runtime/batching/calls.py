@@ -8,9 +8,9 @@ from typing import NamedTuple
 from optimize.arrays import Array, Arrays
 from optimize.runtime.batching.collate import Shape
 from optimize.runtime.batching.counters import Outcome
-from optimize.runtime.batching.latency_model import LatencyModel
-from optimize.runtime.batching.queue import Order, QueuedRequest
 from optimize.runtime.batching.rejections import DeadlineExceeded
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.queue import Order, QueuedRequest
 
 
 @dataclass(frozen=True, slots=True)

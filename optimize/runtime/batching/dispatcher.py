@@ -14,12 +14,12 @@ from optimize.manifest import Signature
 from optimize.runtime.batching.calls import Answer, Call, Settled, expired, extent, late
 from optimize.runtime.batching.collate import Collator, Shape
 from optimize.runtime.batching.counters import Counters
-from optimize.runtime.batching.latency_model import LatencyModel
 from optimize.runtime.batching.options import BatcherOptions
-from optimize.runtime.batching.queue import QueuedRequest
 from optimize.runtime.batching.rejections import QueueFull, Rejected, infeasible
-from optimize.runtime.batching.retry_after import RetryAfter
-from optimize.runtime.batching.scheduler import Scheduler
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.queue import QueuedRequest
+from optimize.runtime.batching.scheduling.retry_after import RetryAfter
+from optimize.runtime.batching.scheduling.scheduler import Scheduler
 from optimize.runtime.batching.worker import RunResult, Worker, lower_priority
 from optimize.runtime.session import Session
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from optimize.runtime.batching.scheduler import DEFAULT_AGEING_S
+from optimize.runtime.batching.scheduling.scheduler import DEFAULT_AGEING_S
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from optimize.arrays import Array, Arrays
 from optimize.budgets import Dim
 from optimize.errors import ExecutionError
 from optimize.manifest import CurvePoint, Signature, TensorSpec
-from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.scheduling.curve import Curve
 
 PATIENCE_S = 20.0
 

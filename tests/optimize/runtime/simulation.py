@@ -5,9 +5,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimize.runtime.batching.latency_model import LatencyModel
-from optimize.runtime.batching.queue import QueuedRequest
-from optimize.runtime.batching.scheduler import Scheduler
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.queue import QueuedRequest
+from optimize.runtime.batching.scheduling.scheduler import Scheduler
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pytest
 from optimize.manifest import CurvePoint, Signature, TensorSpec
 from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.calls import Answer
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.dispatcher import MARGIN, Execution
 from optimize.runtime.batching.options import BatcherOptions
 from optimize.runtime.batching.rejections import DeadlineExceeded, QueueFull
+from optimize.runtime.batching.scheduling.curve import Curve
 from optimize.runtime.batching.worker import WORKER_NICENESS
 from tests.optimize.runtime.driving import CURVE, MAX_BATCH, OPTIONS, admitted, calls, cost_s, gated, until
 from tests.optimize.runtime.fakes import (

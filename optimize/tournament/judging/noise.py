@@ -7,8 +7,8 @@ import numpy as np
 
 from optimize.statistics import comparison
 from optimize.tournament.candidate import Candidate
+from optimize.tournament.judging.timing import time_interleaved
 from optimize.tournament.rounds import through
-from optimize.tournament.timing import time_interleaved
 from optimize.tournament.tournament import Tournament
 from optimize.validate.accuracy import SEED
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.runtime.batching.retry_after import RetryAfter
+from optimize.runtime.batching.scheduling.retry_after import RetryAfter
 
 SPREAD_S = 10.0
 times_s = st.floats(0.001, 100.0)

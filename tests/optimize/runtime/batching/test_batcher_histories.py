@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.calls import Answer
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
 from optimize.runtime.batching.rejections import DeadlineExceeded, QueueFull
+from optimize.runtime.batching.scheduling.curve import Curve
 from tests.optimize.runtime.driving import MAX_BATCH, admitted, cost_s, gated, until
 from tests.optimize.runtime.fakes import (
     PATIENCE_S,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from optimize.errors import ExecutionError
 from optimize.runtime.batching.batcher import Batcher
 from optimize.runtime.batching.calls import Answer
-from optimize.runtime.batching.curve import Curve
 from optimize.runtime.batching.options import BatcherOptions
 from optimize.runtime.batching.rejections import Closed, DeadlineExceeded
+from optimize.runtime.batching.scheduling.curve import Curve
 from optimize.runtime.batching.worker import RUNS_PER_HALVING
 from tests.optimize.runtime.driving import CURVE, OPTIONS, admitted, calls, gated, until
 from tests.optimize.runtime.fakes import (

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from optimize.budgets import LatencyBudget, ModelBudgets
-from optimize.tournament import screen
 from optimize.tournament.candidate import Candidate
+from optimize.tournament.judging import screen
 from tests.optimize.tournament.tournaments import candidate, tournament
 
 LATENCY = ModelBudgets(source="m.onnx", latency=LatencyBudget(p99_ms=5.0))

@@ -7,7 +7,7 @@ from optimize.manifest import Measurement, Verdict, counted
 from optimize.statistics import comparison
 from optimize.statistics.finding import Finding
 from optimize.tournament.candidate import Candidate
-from optimize.tournament.timing import time_interleaved
+from optimize.tournament.judging.timing import time_interleaved
 from optimize.tournament.tournament import Tournament
 from optimize.validate.accuracy import SEED
 

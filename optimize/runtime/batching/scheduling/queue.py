@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Generic, TypeVar
 
 from optimize.runtime.batching.collate import Shape
-from optimize.runtime.batching.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
 
 Order = tuple[int, float, int]
 """Priority, deadline and number of arrival."""

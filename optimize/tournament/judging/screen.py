@@ -9,7 +9,7 @@ from optimize.convert.candidate_specs import SOURCE
 from optimize.manifest import Measurement
 from optimize.measure import screen
 from optimize.tournament.candidate import Candidate
-from optimize.tournament.latency import PERCENTILES, limit_of
+from optimize.tournament.judging.latency import PERCENTILES, limit_of
 from optimize.tournament.tournament import Tournament
 
 # A candidate whose median of 20 calls is this far over a limit will not come back below it.

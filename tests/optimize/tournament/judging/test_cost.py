@@ -5,7 +5,7 @@ import pytest
 
 from optimize.budgets import CostBudget, ModelBudgets
 from optimize.manifest import SessionOptions
-from optimize.tournament import cost
+from optimize.tournament.judging import cost
 from tests.optimize.tournament.tournaments import candidate, tournament
 
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimize.manifest import CurvePoint
-from optimize.runtime.batching.curve import Curve
-from optimize.runtime.batching.latency_model import LatencyModel
-from optimize.runtime.batching.queue import QueuedRequest
-from optimize.runtime.batching.scheduler import AGED_EVERY, Scheduler
+from optimize.runtime.batching.scheduling.curve import Curve
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.queue import QueuedRequest
+from optimize.runtime.batching.scheduling.scheduler import AGED_EVERY, Scheduler
 from tests.optimize.runtime.fakes import linear_curve
 from tests.optimize.runtime.simulation import Load, Simulation
 

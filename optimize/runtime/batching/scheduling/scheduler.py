@@ -1,6 +1,6 @@
 """Which requests run next, and which can be answered in time: pure decisions, no thread and no I/O.
 
-The most urgent request (see :mod:`optimize.runtime.batching.queue`) leads the next batch. Ageing keeps that order
+The most urgent request (see :mod:`optimize.runtime.batching.scheduling.queue`) leads the next batch. Ageing keeps that order
 from starving anyone: now and then a batch is led by the request that has waited longest.
 """
 
@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, NamedTuple
 
-from optimize.runtime.batching.batch_formation import form_batch
-from optimize.runtime.batching.latency_model import LatencyModel
-from optimize.runtime.batching.queue import QueuedRequest, R, RequestQueue
+from optimize.runtime.batching.scheduling.batch_formation import form_batch
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.queue import QueuedRequest, R, RequestQueue
 
 # A request that has waited this long may lead a batch before more urgent ones ...
 DEFAULT_AGEING_S = 1.0

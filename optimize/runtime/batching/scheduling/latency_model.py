@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from optimize.runtime.batching.collate import Shape
-from optimize.runtime.batching.curve import Curve
+from optimize.runtime.batching.scheduling.curve import Curve
 
 # One execution moves the estimate of reality over promise by this share, and counts at most as this many times its promise.
 DRIFT_WEIGHT = 0.1

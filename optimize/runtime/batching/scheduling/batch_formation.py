@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Generic, NamedTuple
 
-from optimize.runtime.batching.latency_model import LatencyModel
-from optimize.runtime.batching.queue import R, RequestQueue
+from optimize.runtime.batching.scheduling.latency_model import LatencyModel
+from optimize.runtime.batching.scheduling.queue import R, RequestQueue
 
 # To fill a batch of n rows, so many times n requests are looked at; those that do not fit are passed over.
 SCAN_FACTOR = 4
