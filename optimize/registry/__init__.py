@@ -7,8 +7,8 @@
     <registry>/reports/<name>/result.json                        the outcome of the last full export, published or not
 
 A file appears whole or not at all, and a version number is claimed by creating its manifest, which only one writer can do. `versions`
-has the rules; `folder` and `bucket` implement the few operations of `store` for them. A killed export leaves at most temporary files
-in a folder, which no reader looks at.
+has the rules; `folder` and `bucket` implement the few operations of `store` for them, and `pull` copies a version into a registry that
+holds nothing else. A killed export leaves at most temporary files in a folder, which no reader looks at.
 """
 
 from optimize.registry.versions import Registry, location

@@ -7,7 +7,8 @@
     markdown    a summary for CI
     page        one offline HTML page, with charts; imports the plotting library, so it is not imported here
 
-All of them start from `account`, what a report says of a result, and `wording`, how it words a figure.
+All of them start from `account`, what a report says of a result, and `wording`, how it words a figure; `margin` finds the tightest
+budget. `outputs` reads the results that exports kept, and writes the files.
 """
 
 from optimize.report.document import as_json
