@@ -8,7 +8,7 @@
     registry    publish the winner as a version with its manifest
     report      show what was found
 
-`cli` and `commands` are the command line. `execution` runs each stage in a fresh process and remembers its result, `runtime` opens the
-models, and `recipes` has one graph transformation per file. docs/architecture.md follows one budget through all of them. Imports inside
-the package go one way, see `[tool.importlinter]` in pyproject.toml.
+`cli` and `commands` are the command line. `execution` runs each stage in a fresh process and remembers its result, `runtime` opens
+models, and `recipes` has one graph transformation per file. docs/architecture.md follows one budget through all of them. Imports go one
+way, see `[tool.importlinter]` in pyproject.toml.
 """

@@ -15,7 +15,7 @@ TO_BE_WRITTEN = {
     "tests/optimize/recipes/test_int4_weights.py",
     "optimize/runtime/openvino.py",
     "optimize/measure/energy.py",
-    "optimize/tournament/energy.py",
+    "optimize/tournament/judging/energy.py",
 }
 # Pages whose names in code font are names of the sources.
 NAMING = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"]
