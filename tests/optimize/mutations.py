@@ -89,16 +89,29 @@ CHOICE = [
 
 KEYS = [
     Mutation(
+        "arguments that go by name change nothing", "execution/keys.py", "dict(kwargs), *conditions", "*conditions"
+    ),
+    Mutation("every file is the same", "execution/keys.py", "        return self.digest", '        return ""'),
+    Mutation(
+        "options of a session change nothing",
+        "source/model_ref.py",
+        "return self.digest, self.options,",
+        "return self.digest,",
+    ),
+    Mutation(
+        "another attribute of the same file is the same source",
+        "source/model_ref.py",
+        "(budgets.source, budgets.inputs,",
+        "(budgets.inputs,",
+    ),
+]
+
+REUSE = [
+    Mutation(
         "a measurement holds for every machine",
         "execution/stage_runner.py",
         "repetition, self.tools, self.machine)",
         "repetition, self.tools)",
-    ),
-    Mutation(
-        "all repetitions are one",
-        "execution/stage_runner.py",
-        "repetition, self.tools, self.machine)",
-        "self.tools, self.machine)",
     ),
     Mutation(
         "answers hold for every machine",
@@ -113,38 +126,10 @@ KEYS = [
         "key_of_call(function, args, {})\n",
     ),
     Mutation(
-        "arguments that go by name change nothing", "execution/keys.py", "dict(kwargs), *conditions", "*conditions"
-    ),
-    Mutation("every file is the same", "execution/keys.py", "        return self.digest", '        return ""'),
-    Mutation(
-        "a bare path is known by its name",
-        "execution/keys.py",
-        "isinstance(value, str | int | float)",
-        "isinstance(value, str | int | float | Path)",
-    ),
-    Mutation(
-        "the death of a process is remembered",
-        "execution/stage_runner.py",
-        "                except ProcessError:\n                    raise\n",
-        "",
-    ),
-    Mutation(
         "without reuse old entries are read",
         "execution/cache.py",
         'return (self._reuse or f"{kind}/{key}" in self._fresh) and _used(target)',
         "return _used(target)",
-    ),
-    Mutation(
-        "options of a session change nothing",
-        "source/model_ref.py",
-        "return self.digest, self.options,",
-        "return self.digest,",
-    ),
-    Mutation(
-        "another attribute of the same file is the same source",
-        "source/model_ref.py",
-        "(budgets.source, budgets.inputs,",
-        "(budgets.inputs,",
     ),
     Mutation(
         "the metric changes nothing",
@@ -177,15 +162,15 @@ KEYS = [
         "{file.name: digest_of(file) for file in files}",
         "{file.name: digest_of(file) for file in files[:1]}",
     ),
-    Mutation(
-        "a candidate's weights in a file of their own change nothing",
-        "tournament/candidate.py",
-        "if len(files) == 1 else",
-        "if files else",
-    ),
 ]
 
 STAGES = [
+    Mutation(
+        "all repetitions are one",
+        "execution/stage_runner.py",
+        "repetition, self.tools, self.machine)",
+        "self.tools, self.machine)",
+    ),
     Mutation("the lowest memory counts", "tournament/judging/memory.py", "top = max(peaks", "top = min(peaks"),
     Mutation("a hopeless candidate is timed", "tournament/judging/screen.py", "HOPELESS = 3.0", "HOPELESS = 30.0"),
     Mutation("each look starts from the first call", "tournament/judging/latency.py", "calls - before,", "calls,"),
@@ -236,6 +221,31 @@ PUBLISHING = [
 MUTATIONS = {
     "test_choice": CHOICE,
     "test_stage_keys": KEYS,
+    "test_reuse": REUSE,
+    "execution/test_keys": [
+        Mutation(
+            "a bare path is known by its name",
+            "execution/keys.py",
+            "isinstance(value, str | int | float)",
+            "isinstance(value, str | int | float | Path)",
+        ),
+    ],
+    "tournament/test_candidate": [
+        Mutation(
+            "a candidate's weights in a file of their own change nothing",
+            "tournament/candidate.py",
+            "if len(files) == 1 else",
+            "if files else",
+        ),
+    ],
+    "test_stage_failures": [
+        Mutation(
+            "the death of a process is remembered",
+            "execution/stage_runner.py",
+            "                except ProcessError:\n                    raise\n",
+            "",
+        ),
+    ],
     "test_what_is_measured": STAGES,
     "test_publishing_again": PUBLISHING,
 }
