@@ -1,6 +1,6 @@
 """What the batcher costs and gains: `python -m tests.benchmarks.batcher`.
 
-Requests of one row a second through the batcher, as a ratio to calling the same session directly, one row after the other. With a
+Requests of one row per second through the batcher, as a ratio to calling the same session directly, one row after the other. With a
 session that does nothing the ratio is the pure overhead; with a small ONNX model, batching must more than pay for it.
 """
 
@@ -73,7 +73,7 @@ def median_s(session: Session, rows: int, calls: int = 50) -> float:
 
 
 async def through_batcher(session: Session, curve: Curve, callers: int, calls: int) -> tuple[float, float]:
-    """Answers a second with so many concurrent callers, and the mean rows of an execution."""
+    """Answers per second with so many concurrent callers, and the mean rows of an execution."""
     x = np.ones((1, WIDTH), np.float32)
     async with Batcher([session], SIGNATURE, curve, OPTIONS) as batcher:
 
@@ -88,7 +88,7 @@ async def through_batcher(session: Session, curve: Curve, callers: int, calls: i
 
 
 async def refusals(calls: int) -> float:
-    """Refusals a second at a full queue."""
+    """Refusals per second at a full queue."""
 
     class Busy(NullSession):
         def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Arrays:
@@ -115,7 +115,7 @@ def compare(name: str, session: Session, calls: int) -> None:
     """Print one line per number of callers."""
     points = [CurvePoint({}, rows, 1e3 * s, 1e3 * s, 50) for rows in (1, 8, 32) for s in [median_s(session, rows)]]
     direct = 1 / median_s(session, 1, calls=2000)
-    print(f"{name}: {direct:,.0f} direct calls a second")
+    print(f"{name}: {direct:,.0f} direct calls per second")
     for callers in (1, 8, 64, 1000):
         rate, rows = asyncio.run(through_batcher(session, Curve(points), callers, calls))
         print(
@@ -153,7 +153,7 @@ def main() -> None:
         onnx.save(perceptron(), path)
         with OnnxSession(path, SessionOptions()) as session:
             compare(f"{LAYERS} layers of {WIDTH}", session, calls=20_000)
-    print(f"refusals at a full queue: {asyncio.run(refusals(10_000)):,.0f} a second")
+    print(f"refusals at a full queue: {asyncio.run(refusals(10_000)):,.0f} per second")
     overload()
 
 

@@ -138,7 +138,7 @@ def test_a_service_within_its_budget_exits_0_after_8_blocks_of_2000_calls(budget
     [
         (["127.0.0.1:9", "--model", "other"], "has no model 'other'; wanted one of toy, still"),
         (["127.0.0.1:9", "--model", "still"], "models.still has no throughput budget to test"),
-        (["127.0.0.1", "--model", "toy"], "'127.0.0.1' is no address; wanted HOST:PORT"),
+        (["127.0.0.1", "--model", "toy"], "'127.0.0.1' is not an address; wanted HOST:PORT"),
         (["127.0.0.1:9", "--model", "toy", "--rate", "0"], "--rate 0: wanted a number above 0"),
         (["127.0.0.1:9", "--model", "toy", "--duration", "-1"], "--duration -1: wanted a number above 0"),
         (["127.0.0.1:9", "--model", "toy", "--rate", "1e12"], "wanted at most 10,000,000: lower --rate or --duration"),

@@ -211,5 +211,5 @@ def test_a_broken_run_leaves_no_report_of_an_earlier_one(tmp_path):
 
 def test_a_folder_that_cannot_hold_the_report_is_refused_before_the_load(tmp_path):
     (tmp_path / "report").write_text("a file")
-    with service.running() as toy, pytest.raises(UserError, match="cannot hold the report"):
+    with service.running() as toy, pytest.raises(UserError, match="cannot store the report"):
         run.run(settings(toy, tmp_path))

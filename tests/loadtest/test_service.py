@@ -32,7 +32,7 @@ def test_addresses(target):
     ],
 )
 def test_what_is_no_address_is_refused(target):
-    with pytest.raises(UserError, match="is no address; wanted HOST:PORT"):
+    with pytest.raises(UserError, match="is not an address; wanted HOST:PORT"):
         asked.check_target(target)
 
 

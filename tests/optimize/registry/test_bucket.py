@@ -139,7 +139,7 @@ def test_claim_that_met_another_in_flight_is_made_again(registry: Registry, s3: 
 
 def test_claim_that_never_gets_through_ends(registry: Registry, s3: Store) -> None:
     s3.fail("conflict", path="models/identity/2/manifest.json", times=100)
-    with pytest.raises(ProveserveError, match=r"2/manifest\.json: others write it without end"):
+    with pytest.raises(ProveserveError, match=r"2/manifest\.json: other writers keep changing it"):
         registry.publish(registry.load("identity"))
     assert (registry.versions("identity"), registry.current("identity")) == ([1], 1)
 

@@ -41,11 +41,11 @@ def test_rows_that_may_be_padded_keep_their_own_size() -> None:
 
 def test_other_rows_are_preprocessed_together() -> None:
     whole = TensorSpec("ids", "int64", ("batch", "length"))
-    given = texts(*["ab"] * raw_columns.ROWS_A_CALL, "c")
+    given = texts(*["ab"] * raw_columns.ROWS_PER_CALL, "c")
     found = raw_columns.prepared(given, [TEXT], Signature((whole, SCALE), ()), letters, 0)
-    assert found["ids"].shapes.ravel().tolist() == [2] * raw_columns.ROWS_A_CALL + [1]
-    assert found["scale"].values.tolist() == [raw_columns.ROWS_A_CALL] * raw_columns.ROWS_A_CALL + [1]
-    assert found["scale"].shapes.shape == (raw_columns.ROWS_A_CALL + 1, 0)
+    assert found["ids"].shapes.ravel().tolist() == [2] * raw_columns.ROWS_PER_CALL + [1]
+    assert found["scale"].values.tolist() == [raw_columns.ROWS_PER_CALL] * raw_columns.ROWS_PER_CALL + [1]
+    assert found["scale"].shapes.shape == (raw_columns.ROWS_PER_CALL + 1, 0)
 
 
 def test_no_rows_make_empty_columns() -> None:
