@@ -71,6 +71,8 @@ def starting() -> Iterator[None]:
         yield
     except SystemExit:  # Ray raises this on a SIGTERM during its start
         raise KeyboardInterrupt from None
+    except ProveserveError:  # another release of Ray than this one needs
+        raise
     except Exception as error:  # Ray raises bare Exception, OSError, RuntimeError and more where it cannot start
         raise ProveserveError(
             f"Ray does not start on this machine: {first_line(error)}; see that it has room below {SOCKETS_ROOT} and is not"

@@ -132,7 +132,7 @@ def _answer(listener: Listener, models: Mapping[str, HeldModel]) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a held model's batcher is told: how long a batch takes, and how many rows may wait."""
+    """The options of a held model's batcher: how long a batch takes, and how many rows may wait."""
 
     batch_ms: float = 1.0
     max_queue_rows: int = 32

@@ -82,4 +82,4 @@ def test_rows_of_other_callers_and_lengths_change_nothing(stub: Stub, model: str
     calls = [start(stub, model, row) for row in rows]
     assert_alike(model, np.concatenate([logits_of(call) for call in calls]), single)
     shared = [call.result().parameters["batch_rows"].int64_param for call in calls]
-    assert max(shared) > 1, "nobody shared a batch"
+    assert max(shared) > 1, "no calls shared a batch"

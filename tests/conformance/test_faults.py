@@ -218,7 +218,7 @@ def events(service: Served, event: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_ray_that_cannot_start_is_one_line(registry: Path) -> None:
-    told = subprocess.run(
+    run = subprocess.run(
         [*COMMAND, "serve", "--registry", str(registry), "--port", "0"],
         preexec_fn=lambda: resource.setrlimit(
             resource.RLIMIT_FSIZE, (0, 0)
@@ -228,9 +228,9 @@ def test_a_ray_that_cannot_start_is_one_line(registry: Path) -> None:
         timeout=2 * WHOLE_AGAIN_S,
         check=False,
     )
-    assert told.returncode == 4
-    assert told.stderr.startswith("error: Ray does not start on this machine: ")
-    assert len(told.stderr.splitlines()) == 1
+    assert run.returncode == 4
+    assert run.stderr.startswith("error: Ray does not start on this machine: ")
+    assert len(run.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -264,12 +264,12 @@ def test_a_port_that_is_taken_while_the_service_starts_is_one_line(registry: Pat
             time.sleep(0.05)
         other.bind(("127.0.0.1", first + 1))
         other.listen()
-        _, told = process.communicate(timeout=2 * WHOLE_AGAIN_S)
+        _, stderr = process.communicate(timeout=2 * WHOLE_AGAIN_S)
     assert process.returncode == 4
-    assert told.startswith(
+    assert stderr.startswith(
         f"error: one of 127.0.0.1:{first}, 127.0.0.1:{first + 1} was taken while the service started"
     )
-    assert len(told.splitlines()) == 1
+    assert len(stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

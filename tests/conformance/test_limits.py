@@ -51,11 +51,11 @@ def test_a_compressed_request(target: Target) -> None:
 
 def test_an_unknown_encoding(target: Target) -> None:
     """The standard says UNIMPLEMENTED, as HAProxy does; the C core of gRPC, which reads headers before anyone is asked, INTERNAL."""
-    told = {StatusCode.UNIMPLEMENTED.value[0], *(() if target.proxied else (StatusCode.INTERNAL.value[0],))}
+    accepted = {StatusCode.UNIMPLEMENTED.value[0], *(() if target.proxied else (StatusCode.INTERNAL.value[0],))}
     with http2.connected(target.address) as connection:
         stream = connection.open(INFER, grpc_encoding="lzma")
         connection.send(stream, message(), compressed=True)
-        assert connection.status(stream) in told
+        assert connection.status(stream) in accepted
 
 
 def test_zip_bombs(target: Target) -> None:
@@ -138,7 +138,7 @@ def test_a_ping_flood(target: Target) -> None:
         target.good_call()
 
 
-def test_a_stalled_body_holds_up_nobody(target: Target) -> None:
+def test_a_stalled_body_delays_no_other_call(target: Target) -> None:
     with http2.connected(target.address) as connection:
         for _ in range(20):
             connection.send(connection.open(INFER), message(), upto=10)

@@ -20,7 +20,7 @@ STORE_BYTES = 80 << 20
 
 
 def joined(options: dict[str, Any]) -> dict[str, Any]:
-    """Start two nodes, and return what `ray.init` has to be told to join them instead of starting one."""
+    """Start two nodes, and return the arguments with which `ray.init` joins them instead of starting one."""
     from ray.cluster_utils import Cluster
 
     node = {

@@ -53,8 +53,8 @@ def test_metrics_at_the_ports_of_calls_are_refused(ahead: int, in_front: bool) -
     plan = Plan("", (), "127.0.0.1", first, replicas=2, metrics_port=first + ahead)
     with pytest.raises(UserError, match=f"are among those of calls, {first} to {first + 1 + in_front}; choose others"):
         cli.with_ports(plan, in_front=in_front)
-    beside = msgspec.structs.replace(plan, metrics_port=0)
-    assert cli.with_ports(beside, in_front=in_front).metrics_port
+    distinct = msgspec.structs.replace(plan, metrics_port=0)
+    assert cli.with_ports(distinct, in_front=in_front).metrics_port
 
 
 def test_a_config_for_a_cluster_takes_no_haproxy(tmp_path: Path) -> None:

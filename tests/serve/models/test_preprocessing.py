@@ -1,4 +1,4 @@
-"""Raw columns over a real port, beside the model's own inputs."""
+"""Raw columns over a real port, next to the model's own inputs."""
 
 import asyncio
 from collections.abc import Iterator

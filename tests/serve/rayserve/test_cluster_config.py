@@ -68,7 +68,7 @@ def test_models_add_up_and_more_may_be_asked_for(manifest: Manifest) -> None:
 
 def test_queues_are_bounded_by_what_can_be_answered_in_time(manifest: Manifest) -> None:
     sizing = cluster_config.size([declaring(manifest, 70.0)])
-    assert sizing.max_queued == 20, "100 a second for 0.2 s"
+    assert sizing.max_queued == 20, "100 per second for 0.2 s"
     assert sizing.max_ongoing == QUEUED_ROWS + 2 * MAX_BATCH
     assert sizing.cores == 2
     assert sizing.drain_s > cluster_config.DEFAULT_TIMEOUT_S

@@ -19,7 +19,7 @@ from serve.transport import grpc_patches
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ray declares its own models in a way that pydantic means to drop
-    from serve.rayserve import service
+    from serve.rayserve import local_ray, service
 
 PATCHES = (*ray_patches.PATCHES, *grpc_patches.PATCHES)
 APPLIED_BY: dict[Callable[[], None], tuple[Patch, ...]] = {
@@ -129,8 +129,13 @@ def test_a_service_does_not_start_without_a_needed_patch(monkeypatch: pytest.Mon
         raise AssertionError
 
 
+def test_a_job_does_not_start_without_a_needed_patch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    remove(ray_patches.API_SERVER.target, monkeypatch)
+    with pytest.raises(ProveserveError, match=r"^ray .* has no .*start_api_server; "), local_ray.starting():
+        local_ray.init(1, tmp_path, logging_level="ERROR")
+
+
 def test_internals_of_ray_and_grpc_are_used_in_one_module_each() -> None:
-    """Scoring starts a Ray of its own, through the same module."""
     private = set()
     for path in Path(serve.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
