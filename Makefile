@@ -10,9 +10,14 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 setup: $(VENV)/.installed
 
+$(VENV)/.installed: $(VENV)/.demo-installed
+	@echo "setup: installing the extra dev, for lint, test and bench"
+	$(PIP) --editable '.[cpu,examples,dev]'
+	@touch $@
+
 # A machine without a GPU gets a CPU build of torch where one can be had: among the indexes that pip is set up with, else on
 # PyTorch's own. PyPI's Linux build comes last, since it brings several GB of CUDA libraries.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.demo-installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@if command -v nvidia-smi >/dev/null 2>&1; then \
 	  echo "setup: a GPU is here; installing torch $(TORCH) with CUDA (several GB)"; \
@@ -23,11 +28,12 @@ $(VENV)/.installed: pyproject.toml
 	else \
 	  echo "setup: no CPU build of torch $(TORCH) can be had; pip now downloads the default build (several GB on Linux)"; \
 	fi
-	@echo "setup: installing proveserve with its extras cpu, examples and dev"
-	$(PIP) --editable '.[cpu,examples,dev]'
+	@echo "setup: installing proveserve with its extras cpu and examples"
+	$(PIP) --editable '.[cpu,examples]'
 	@touch $@
 
-demo: setup
+# digits comes first: it can be served while sentiment is measured.
+demo: $(VENV)/.demo-installed
 	$(BIN)/optimize export --budget budgets.toml
 
 # Most tests wait for processes that they start: three at once keep two cores busy. Those that measure time then run alone.

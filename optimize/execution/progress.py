@@ -71,8 +71,16 @@ class Silent:
 class Phases:
     """Prints a line per phase to one console; with `verbose`, also each step that took noticeable time, and each note."""
 
-    def __init__(self, console: "Console", *, verbose: bool = False, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: "Console",
+        *,
+        verbose: bool = False,
+        clock: Clock = time.monotonic,
+        redraw: Callable[[], None] = lambda: None,
+    ) -> None:
         self._console = console
+        self._redraw = redraw
         self._verbose = verbose
         self._clock = clock
         self._under_way: tuple[str, Phase, float] | None = None
@@ -108,6 +116,7 @@ class Phases:
             self._under_way = None
         self._close()
         self._end_s = None
+        self._redraw()
 
     def print(self, lines: "Iterable[Text]") -> None:
         """Print lines above the live one, in colour where the console has any."""
@@ -134,7 +143,7 @@ class Phases:
 
 def _left(seconds: float) -> str:
     if seconds < 5:
-        return "nearly done"
+        return ""  # the estimate was too low
     return f"about {round(seconds / 60)} min left" if seconds >= 90 else f"about {round(seconds, -1):.0f} s left"
 
 
@@ -147,9 +156,8 @@ def shown(*, verbose: bool = False) -> Iterator[Phases]:
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(stderr=True)
-    phases = Phases(console, verbose=verbose)
     if not console.is_terminal:
-        yield phases
+        yield Phases(console, verbose=verbose)
         return
     spinner = Spinner("dots")
 
@@ -158,7 +166,8 @@ def shown(*, verbose: bool = False) -> Iterator[Phases]:
         spinner.update(text=Text(line, no_wrap=True, overflow="ellipsis"))
         return spinner if line else Text()
 
-    with Live(get_renderable=drawn, console=console, refresh_per_second=_DRAWN_PER_S, transient=True):
+    phases = Phases(console, verbose=verbose, redraw=lambda: live.refresh())
+    with Live(get_renderable=drawn, console=console, refresh_per_second=_DRAWN_PER_S, transient=True) as live:
         yield phases
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from optimize.budgets import Limit
 from optimize.manifest import CandidateResult, Verdict
-from optimize.report.wording import CAPACITY, asked, decisive, quantity, title
+from optimize.report.wording import CAPACITY, decisive, number, quantity, title
 
 
 def tightest(candidate: CandidateResult, declared: Sequence[Limit]) -> str:
@@ -18,7 +18,8 @@ def tightest(candidate: CandidateResult, declared: Sequence[Limit]) -> str:
     if not margins:
         return ""
     room, limit, value = min(margins, key=lambda found: found[0])
-    return f"{title(limit.key)}, {quantity(limit.key, value)} where {asked(limit)} is asked: {room:.0%} to spare"
+    side = "at most" if limit.better == "lower" else "at least"
+    return f"{title(limit.key)}, {quantity(limit.key, value)} of {side} {number(limit.value)}: {room:.0%} to spare"
 
 
 def margin(limit: Limit, value: float) -> float:

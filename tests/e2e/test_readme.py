@@ -51,7 +51,8 @@ def test_three_commands_lead_to_a_first_prediction() -> None:
     """`test_the_loop_closes` runs the third of them, and the slow test of the other demo model all."""
     demo, serve, predict, *_ = blocks("Start")
     assert demo == "make demo"
-    assert "demo: setup\n\t$(BIN)/optimize export --budget budgets.toml\n" in (REPOSITORY / "Makefile").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "demo: $(VENV)/.demo-installed\n\t$(BIN)/optimize export --budget budgets.toml\n" in makefile
     assert serve == ".venv/bin/optimize serve"
     assert predict.startswith(".venv/bin/python - <<'END'\n")
     assert "tritonclient" in predict

@@ -82,7 +82,7 @@ def test_live_line_has_the_step_under_way_and_the_time_left() -> None:
         clock.now_s += 260
         assert phases.live() == "net  measure   about 40 s left  memory 1"
         clock.now_s += 100
-    assert phases.live() == "net  measure   nearly done"
+        assert phases.live() == "net  measure   memory 1"
     phases.end()
     phases.phase("other", "read")
     assert phases.live() == "other  read    "

@@ -96,9 +96,9 @@ def test_tightest_budget_has_the_smallest_margin() -> None:
     won = results.won()
     winner = next(found for found in won.candidates if found.status == "winner")
     declared = (Limit("latency.p99_ms", 40.0, "lower"), Limit("size.mb", 40.0, "lower"))
-    assert tightest(winner, declared) == "Size, 23.56 MB where at most 40 MB is asked: 41% to spare"
+    assert tightest(winner, declared) == "Size, 23.56 MB of at most 40: 41% to spare"
     assert tightest(winner, ()) == ""
-    assert "Tightest budget of int8-dynamic: Agreement, 0.9516 where at least 0.95 is asked: 3% to spare" in text(won)
+    assert "Tightest budget of int8-dynamic: Agreement, 0.9516 of at least 0.95: 3% to spare" in text(won)
 
 
 def test_margin_of_a_share_is_a_part_of_what_may_be_lost() -> None:
@@ -112,9 +112,7 @@ def test_margin_of_a_rate_is_what_could_have_been_answered() -> None:
     limit = Limit("throughput.qps", 100.0, "higher")
     capacity = Measurement("throughput.capacity_qps", 250.0, "requests/s", 9, "estimate")
     found = candidate("fp32@x", verdicts=(kept,), measurements=(capacity,))
-    assert tightest(found, (limit,)) == (
-        "Throughput, 250 requests/s where at least 100 requests/s is asked: 150% to spare"
-    )
+    assert tightest(found, (limit,)) == "Throughput, 250 requests/s of at least 100: 150% to spare"
     assert tightest(candidate("fp32@x", verdicts=(kept,)), (limit,)) == ""
     assert with_bound(kept, limit, 250.0) == "kept (up to 250)"
 
