@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optimize.project import Project
 
 # What a serving process imports, so that it counts as the memory that a candidate needs.
-_SERVING_MODULES = ("ray", "grpc", "serve.rayserve.deployment")
+SERVING_MODULES = ("ray", "grpc", "serve.rayserve.deployment")
 NextCommands = list[tuple[str, str]]
 
 
@@ -61,7 +61,7 @@ def export(  # noqa: PLR0913, PLR0917 - an argument for each option of the comma
 
     if quick and build_only:
         raise UserError("--quick and --build-only were both given; choose the screens or only the builds")
-    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout, serving_modules=_SERVING_MODULES)
+    options = pipeline.Options(tuple(model or ()), quick, build_only, cache, timeout, serving_modules=SERVING_MODULES)
     exported = project.read(budget)
     advice = _adviser(exported, options.models)
     with progress.shown(verbose=verbose) as phases:
@@ -90,7 +90,7 @@ def validate(
     from optimize.tournament import choice  # noqa: PLC0415
 
     validated = project.read(budget)
-    options = pipeline.Options(tuple(model or ()), serving_modules=_SERVING_MODULES)
+    options = pipeline.Options(tuple(model or ()), serving_modules=SERVING_MODULES)
     with progress.shown(verbose=verbose) as phases:
         results = _printed(
             pipeline.validate(validated, options, version, phases), phases, lambda _: [], verbose=verbose

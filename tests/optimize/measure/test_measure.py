@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimize.budgets import Dim
-from optimize.cli import SERVING_MODULES
+from optimize.commands.export import SERVING_MODULES
 from optimize.errors import CandidateError
 from optimize.execution.isolation import Isolated
 from optimize.manifest import Signature, TensorSpec
