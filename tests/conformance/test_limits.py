@@ -1,6 +1,7 @@
 """What a caller cannot get away with: sizes, encodings, floods, and bodies that stop."""
 
 import contextlib
+import functools
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ def message() -> bytes:
     return codec.write_request("identity", {"x": np.zeros((2, 4), np.float32)}).SerializeToString()
 
 
+@functools.cache
 def gzip_of_zeros(size: int) -> bytes:
     packer = zlib.compressobj(wbits=31)
     chunk = bytes(1 << 20)

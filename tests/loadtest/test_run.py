@@ -93,6 +93,7 @@ def test_the_replicas_of_a_service_are_called_in_turn(tmp_path):
     assert min(called) > 0.4 * sum(called), called
 
 
+@pytest.mark.alone
 def test_what_a_frozen_service_hides_from_a_closed_loop_shows_here(tmp_path):
     # Frozen for half of the time: a closed loop sends one call during a whole freeze, and hundreds between two.
     with service.running(service.Faults(service_s=0.0, freeze_s=0.5, freeze_every_s=1.0)) as toy:
