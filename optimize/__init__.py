@@ -9,6 +9,6 @@
     report      show what was found
 
 `cli` and `commands` are the command line. `execution` runs each stage in a fresh process and remembers its result, `runtime` opens
-models, and `recipes` has one graph transformation per file. docs/architecture.md follows one budget through all of them. Imports go one
-way, see `[tool.importlinter]` in pyproject.toml.
+models, and `recipes` has one graph transformation per file. docs/architecture.md follows one budget through all of them. Imports
+go one way, see `[tool.importlinter]` in pyproject.toml.
 """

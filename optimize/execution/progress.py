@@ -166,7 +166,7 @@ def shown(*, verbose: bool = False) -> Iterator[Phases]:
         spinner.update(text=Text(line, no_wrap=True, overflow="ellipsis"))
         return spinner if line else Text()
 
-    phases = Phases(console, verbose=verbose, redraw=lambda: live.refresh())
+    phases = Phases(console, verbose=verbose, redraw=lambda: live.refresh())  # noqa: PLW0108 - `live` follows
     with Live(get_renderable=drawn, console=console, refresh_per_second=_DRAWN_PER_S, transient=True) as live:
         yield phases
 

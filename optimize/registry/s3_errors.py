@@ -3,23 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from botocore import exceptions as failures
+import botocore.exceptions
 
 from optimize.errors import ProveserveError, UserError
 
 _CREDENTIALS = (
-    failures.CredentialRetrievalError,
-    failures.NoCredentialsError,
-    failures.PartialCredentialsError,
-    failures.ProfileNotFound,
-    failures.TokenRetrievalError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.TokenRetrievalError,
 )
 
 
 def code_of(error: BaseException) -> str | None:
     """S3's code for an error that a store answered with; None for any other error."""
     cause = error.__cause__
-    return str(cause.response["Error"].get("Code")) if isinstance(cause, failures.ClientError) else None
+    return str(cause.response["Error"].get("Code")) if isinstance(cause, botocore.exceptions.ClientError) else None
 
 
 def is_absent(error: OSError) -> bool:
@@ -37,7 +37,7 @@ def reported(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except (failures.BotoCoreError, ValueError) as error:
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise _without_answer(place, error) from error
     except TimeoutError as error:
         raise UserError(f"{place}: the store does not answer; check the network and AWS_ENDPOINT_URL") from error
@@ -48,13 +48,13 @@ def reported(place: str) -> Iterator[None]:
         raise _answered(place, code, error) from error
 
 
-def _without_answer(place: str, error: failures.BotoCoreError | ValueError) -> ProveserveError:
+def _without_answer(place: str, error: botocore.exceptions.BotoCoreError | ValueError) -> ProveserveError:
     text = " ".join(str(error).split())
     if isinstance(error, _CREDENTIALS):
         return UserError(
             f"{place}: no credentials: {text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
-    if isinstance(error, (failures.ConnectionError, failures.HTTPClientError)):
+    if isinstance(error, (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)):
         return UserError(f"{place}: the store cannot be reached: {text}; check the network and AWS_ENDPOINT_URL")
     return UserError(f"{place}: cannot be requested: {text}; check the URL and the AWS_* settings")
 

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
-from optimize import budgets as budgeting
 from optimize import report
+from optimize.budgets import chosen, load
 from optimize.errors import ArtifactError, Exit, UserError
 from optimize.execution import atomic
 from optimize.manifest import Manifest, Result, Winner
@@ -38,8 +38,8 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
         UserError: The budgets file cannot be used, a named model is not in it, or nothing was exported yet.
         ArtifactError: A result is damaged, or the manifest that stands for one.
     """
-    budgets = budgeting.load(budgets_path)
-    names = budgeting.chosen(budgets, models, budgets_path)
+    budgets = load(budgets_path)
+    names = chosen(budgets, models, budgets_path)
     registry = Registry(location(budgets_path, budgets))
     results = tuple(found for name in names if (found := _result(registry, name)))
     told = {result.name for result in results}

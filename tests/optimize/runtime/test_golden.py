@@ -96,7 +96,7 @@ def test_a_model_that_fails_on_a_golden_input_is_refused(tmp_path: Path) -> None
 def test_damaged_or_short_file_is_refused(tmp_path: Path) -> None:
     path = stored(tmp_path, in__0__x=np.zeros(1), out__0__y=np.zeros(1))
     session = FakeSession(lambda _: {"y": np.zeros(1)})
-    with pytest.raises(ArtifactError, match="holds no answer to golden input 1"):
+    with pytest.raises(ArtifactError, match="has no answer to golden input 1"):
         replay(session, path, golden(count=2))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ArtifactError, match="not a golden file of 1 inputs"):
