@@ -5,7 +5,6 @@ job            the whole job, in order
 input_file     the input: its columns, and its rows slice by slice
 partition      how the rows are cut into tasks
 output_folder  the output: what the job is, and its parts
-local_ray      a local Ray that lives as long as the job
 pool           tasks over workers, and again over others where a worker died
 worker         one open model that scores tasks
 columns        Parquet columns to the tensors of a slice of rows
