@@ -29,7 +29,7 @@ def batches(result: Result) -> Figure | None:
         x=alt.X(
             "batch:Q",
             scale=alt.Scale(type="log", base=2, nice=False),
-            axis=alt.Axis(title="rows a call", values=sizes, format="d"),
+            axis=alt.Axis(title="rows per call", values=sizes, format="d"),
         ),
         y=alt.Y(
             "ms:Q",
