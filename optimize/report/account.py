@@ -1,4 +1,4 @@
-"""What a report says of one model's result, before it is set as a page, as Markdown or as anything else."""
+"""What a report says of one model's result, whatever its format."""
 
 from typing import Literal
 
@@ -10,19 +10,19 @@ from optimize.manifest import CandidateResult, Measurement, Result, StageTime, V
 from optimize.report.wording import NONE, asked, bounds, plain, quantity, settling, shortfall, title
 
 Tone = Literal["good", "bad", "open", "quiet"]
-"""How a statement is coloured; its words say the same."""
+"""The colour of a statement, which its words repeat."""
 
 NOT_MEASURED = "not measured"
 NOT_BEST = "qualified, not best"
 SOURCE = "source"
 BUILT = "Built only: nothing was judged and nothing published."
 QUICK = "Quick run: not a release verdict. Candidates went through the screens alone, and nothing was published."
-STALE = "The budgets file has changed since this export; run `optimize export` to judge by what it says now."
+STALE = "The budgets file has changed since this export; run `optimize export` to judge by the current one."
 
 _NO_WINNER = {
-    Exit.OVER_BUDGET: ("No candidate keeps every budget", "bad"),
+    Exit.OVER_BUDGET: ("No candidate meets every budget", "bad"),
     Exit.INCONCLUSIVE: ("Undecided: more measurements are needed", "open"),
-    Exit.USAGE: ("The export could not be done: something must be mended first", "bad"),
+    Exit.USAGE: ("The export could not run: there is something to fix first", "bad"),
     Exit.BROKEN: ("The run itself broke", "bad"),
 }
 _STATUSES = {
@@ -60,7 +60,7 @@ class Row(Struct, frozen=True):
 
 
 class Standing(Struct, frozen=True):
-    """One candidate: its status in words, a row per declared budget, rows for other measurements, and why it is not the winner."""
+    """One candidate: its status in words, a row per declared budget, rows for other measurements, and why it did not win."""
 
     candidate: CandidateResult
     status: str
@@ -123,7 +123,7 @@ class Account(Struct, frozen=True):
 
     @property
     def losers_title(self) -> str:
-        """What the list of them is called."""
+        """The heading of their list."""
         if not self.result.release:
             return "Where each candidate stands"
         return "Why the others lost" if self.winner else "Why none won"
@@ -162,17 +162,17 @@ def account(result: Result, *, stale: bool = False) -> Account:
 def summary(results: tuple[Result, ...]) -> str:
     """The outcome of the whole run, in a few words."""
     if len(results) == 1:
-        told = account(results[0])
-        return f"{plain(results[0].name)}: {told.headline}"
+        outcome = account(results[0])
+        return f"{plain(results[0].name)}: {outcome.headline}"
     won = sum(result.winner is not None for result in results)
     return f"{won} of {len(results)} models {'has' if won == 1 else 'have'} a winner"
 
 
 def reused(stages: tuple[StageTime, ...]) -> str:
-    """How much of a run was found in the cache."""
+    """How much of a run came from the cache."""
     cached = sum(stage.cached for stage in stages)
     spent = sum(stage.seconds for stage in stages)
-    return f"{counted(len(stages), 'step')} in {spent:,.1f} s, {cached} found in the cache"
+    return f"{counted(len(stages), 'step')} in {spent:,.1f} s, {cached} from the cache"
 
 
 def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:
@@ -181,15 +181,15 @@ def _warnings(result: Result, *, stale: bool) -> tuple[str, ...]:
 
 
 def built_only(result: Result) -> bool:
-    """Whether a partial run stopped after the builds; one that measured has the source among its candidates."""
+    """Whether a partial run stopped after the builds: one that measured has the source among its candidates."""
     return bool(result.candidates) and all(candidate.precision != SOURCE for candidate in result.candidates)
 
 
 def _verdict(result: Result, declared: tuple[Limit, ...]) -> tuple[str, str, Tone]:
     if result.winner is not None:
         version = f"published as version {result.winner.version}; " if result.winner.version is not None else ""
-        kept = "the one budget" if len(declared) == 1 else f"all {len(declared)} budgets"
-        detail = f"{version}it keeps {kept} and is best for the objective, {result.budgets.objective}"
+        met = "the one budget" if len(declared) == 1 else f"all {len(declared)} budgets"
+        detail = f"{version}it meets {met} and is best for the objective, {result.budgets.objective}"
         return f"{plain(result.winner.candidate)} wins", detail, "good"
     if not result.release and result.exit not in (Exit.USAGE, Exit.BROKEN):
         if built_only(result):
@@ -258,7 +258,7 @@ def _other(found: Measurement) -> Row:
 
 
 def _why(candidate: CandidateResult, declared: tuple[Limit, ...]) -> tuple[str, ...]:
-    """Each lost budget with how far it was missed; whoever lost none has its status's own reason."""
+    """Each missed budget with how far it was missed, else the reason of the status."""
     by_key = {limit.key: limit for limit in declared}
     lost = [
         f"{title(verdict.budget)} is {quantity(verdict.budget, verdict.observed)}: "
@@ -272,9 +272,9 @@ def _why(candidate: CandidateResult, declared: tuple[Limit, ...]) -> tuple[str, 
 
 
 def _questions(candidate: CandidateResult, declared: tuple[Limit, ...], *, unmeasured: bool) -> list[Question]:
-    """The open budgets of a candidate that is still in the running.
+    """The open budgets of a candidate that may still win.
 
-    What was not measured is of interest after a full run without a winner alone: others leave much unmeasured on purpose.
+    What was not measured matters only after a full run without a winner: other runs leave much unmeasured on purpose.
     """
     if candidate.status != "inconclusive":
         return []

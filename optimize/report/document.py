@@ -7,12 +7,12 @@ import msgspec
 
 from optimize.manifest import CandidateResult, Result
 from optimize.report.account import SOURCE
-from optimize.report.served import NOBODY, Served
+from optimize.report.served import NOTHING, Served
 
 _VERDICT_FIELDS = ("budget", "limit", "observed", "low", "high", "n", "verdict")
 
 
-def as_json(results: Sequence[Result], *, served: Mapping[str, Served] = NOBODY) -> str:
+def as_json(results: Sequence[Result], *, served: Mapping[str, Served] = NOTHING) -> str:
     """The outcome of every model, its candidates and their verdicts; `served` has what is known of published versions, by model."""
     models = [_model(result, served.get(result.name, Served())) for result in results]
     return msgspec.json.format(msgspec.json.encode({"models": models}), indent=2).decode()
@@ -32,7 +32,7 @@ def _model(result: Result, served: Served) -> dict[str, Any]:
 
 
 def _judgement(found: Result) -> dict[str, Any]:
-    """What one machine found of the published version, which is the only candidate there beside the source."""
+    """The verdicts of one machine on the published version, which is the only candidate there besides the source."""
     judged = next((candidate for candidate in found.candidates if candidate.precision != SOURCE), None)
     return {
         "machine": found.machine,

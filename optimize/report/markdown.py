@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optimize.manifest import Result
 from optimize.report.account import Account, Row, Standing, account, reused, summary
-from optimize.report.served import NOBODY, Served, judgements, layouts
+from optimize.report.served import NOTHING, Served, judgements, layouts
 from optimize.report.wording import NONE, asked, moment, number, plain, title
 
-_POINT_HEADS = ("For", "Sessions", "Rows a call", "Rows a second", "p50 of a call", "p95 of a call", "Calls timed")
+_POINT_HEADS = ("For", "Sessions", "Rows per call", "Rows/s", "p50 of a call", "p95 of a call", "Timed calls")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$&])")
 
 
@@ -17,17 +17,17 @@ def as_markdown(
     *,
     stale: frozenset[str] = frozenset(),
     absent: Sequence[str] = (),
-    served: Mapping[str, Served] = NOBODY,
+    served: Mapping[str, Served] = NOTHING,
 ) -> str:
     """All results.
 
-    `stale` names the models whose budgets have changed since, `absent` those that were never exported; `served` has what is known
-    of published versions, by model.
+    `stale` names the models whose budgets have changed since, `absent` those that were never exported; `served` has what the registry
+    knows of published versions, by model.
     """
     lines = [f"# {_text(summary(tuple(results)))}", ""]
     if len(results) > 1:
         rows = [
-            (_text(told.result.name), _text(told.headline), str(told.result.exit)) for told in map(account, results)
+            (_text(model.result.name), _text(model.headline), str(model.result.exit)) for model in map(account, results)
         ]
         lines += [*_table(("Model", "Outcome", "Exit code"), rows), ""]
     if absent:
@@ -37,38 +37,38 @@ def as_markdown(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _model(told: Account, served: Served | None) -> list[str]:
-    result = told.result
+def _model(model: Account, served: Served | None) -> list[str]:
+    result = model.result
     lines = [f"## {_text(result.name)}", ""]
-    for warning in told.warnings:
+    for warning in model.warnings:
         lines += [f"> **{_text(warning)}**", ""]
-    lines += [f"**{_text(told.headline)}**: {_text(told.detail)} (exit code {result.exit}).", ""]
-    lines += _winner(told.winner) if told.winner else []
-    if told.questions:
-        asked_for = [f"- **{_text(q.candidate)}**, {q.budget}: {_text(q.settled_by)}." for q in told.questions]
+    lines += [f"**{_text(model.headline)}**: {_text(model.detail)} (exit code {result.exit}).", ""]
+    lines += _winner(model.winner) if model.winner else []
+    if model.questions:
+        asked_for = [f"- **{_text(q.candidate)}**, {q.budget}: {_text(q.settled_by)}." for q in model.questions]
         lines += ["### What would settle it", "", *asked_for, ""]
-    if told.standings:
-        lines += ["### Candidates against budgets", "", *_matrix(told), ""]
-    if told.losers:
-        lines += [f"### {told.losers_title}", ""]
-        lines += [_loser(standing) for standing in told.losers]
+    if model.standings:
+        lines += ["### Candidates against budgets", "", *_matrix(model), ""]
+    if model.losers:
+        lines += [f"### {model.losers_title}", ""]
+        lines += [_loser(standing) for standing in model.losers]
         lines += [""]
-    return [*lines, *_served(told, served), *_run(result)]
+    return [*lines, *_served(model, served), *_run(result)]
 
 
-def _served(told: Account, served: Served | None) -> list[str]:
+def _served(model: Account, served: Served | None) -> list[str]:
     lines = []
     if points := layouts(served):
         rows = [(p.use, p.sessions, p.batch, p.rows_per_s, p.p50, p.p95, p.n) for p in points]
         lines += ["### Operating points", "", *_table(_POINT_HEADS, rows), ""]
-    if judged := judgements(told.result, served):
-        heads = ("Machine", "Judged", "Outcome", *(title(limit.key) for limit in told.limits))
+    if judged := judgements(model.result, served):
+        heads = ("Machine", "Judged", "Outcome", *(title(limit.key) for limit in model.limits))
         cells = [
             (
                 _text(found.machine),
                 _text(moment(found.created)),
                 _text(found.outcome),
-                *(_cell(found.rows.get(limit.key)) for limit in told.limits),
+                *(_cell(found.rows.get(limit.key)) for limit in model.limits),
             )
             for found in judged
         ]
@@ -89,15 +89,15 @@ def _winner(standing: Standing) -> list[str]:
     return [*_table(("Budget", "Limit", "Observed", "Bounds", "Verdict", "Evidence"), rows), ""]
 
 
-def _matrix(told: Account) -> list[str]:
-    heads = ["Candidate", "Status", *(f"{title(limit.key)}, {asked(limit)}" for limit in told.limits)]
+def _matrix(model: Account) -> list[str]:
+    heads = ["Candidate", "Status", *(f"{title(limit.key)}, {asked(limit)}" for limit in model.limits)]
     rows = [
         (
             _text(standing.candidate.name),
             standing.status,
             *map(_cell, standing.budgets),
         )
-        for standing in told.standings
+        for standing in model.standings
     ]
     return _table(heads, rows)
 

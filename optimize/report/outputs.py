@@ -20,7 +20,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Findings(Struct, frozen=True):
-    """What is to be reported: the results that are there, who of them was judged by other budgets, and who was never exported.
+    """What to report: the results, the models that were judged by other budgets, and those that were never exported.
 
     `served` has what the registry knows of the versions that the results published, by model.
     """
@@ -42,8 +42,8 @@ def collect(budgets_path: Path, models: Sequence[str] = ()) -> Findings:
     names = chosen(budgets, models, budgets_path)
     registry = Registry(location(budgets_path, budgets))
     results = tuple(found for name in names if (found := _result(registry, name)))
-    told = {result.name for result in results}
-    absent = tuple(name for name in names if name not in told)
+    exported = {result.name for result in results}
+    absent = tuple(name for name in names if name not in exported)
     if absent and (models or not results):
         raise UserError(f"{', '.join(absent)}: never exported to {registry.place}; run `optimize export` first")
     stale = frozenset(result.name for result in results if result.budgets != budgets.models[result.name])
@@ -61,7 +61,7 @@ def document(findings: Findings) -> str:
 
 
 def write(findings: Findings, folder: Path, formats: Sequence[Format] = FORMATS) -> list[Path]:
-    """Write report.html, report.md and report.json, or those that are asked for; a file appears whole or not at all.
+    """Write report.html, report.md and report.json, or some of them; a file appears whole or not at all.
 
     Raises:
         UserError: The folder cannot be written.
@@ -91,7 +91,7 @@ def _text(findings: Findings, kind: Format) -> str:
 
 
 def _served(registry: Registry, results: Sequence[Result]) -> dict[str, Served]:
-    """What is known of the version of each winner; nothing of one whose manifest is damaged or not there any more."""
+    """What is known of the version of each winner; nothing of one whose manifest is damaged or missing."""
     found = {}
     for result in results:
         version = result.winner.version if result.winner else None
@@ -104,7 +104,7 @@ def _served(registry: Registry, results: Sequence[Result]) -> dict[str, Served]:
 
 
 def _result(registry: Registry, name: str) -> Result | None:
-    """The last export's result, else what the manifest of the current version tells."""
+    """The last export's result, else one made from the manifest of the current version."""
     found = registry.result(name)
     if found is not None or registry.current(name) is None:
         return found

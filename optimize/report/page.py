@@ -1,6 +1,6 @@
-"""One HTML page that needs nothing but itself: no script, no request, every chart drawn into it.
+"""One HTML page that stands alone: no script, no request, and every chart inline.
 
-Jinja escapes whatever the templates print; only the style sheet and the charts, which Vega escapes, go in as they are.
+Jinja escapes everything that the templates print, except the style sheet and the charts, which Vega escapes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from optimize.manifest import Result
 from optimize.report.account import Account, account, reused, summary, tone_of
 from optimize.report.charts import figures
 from optimize.report.charts.figure import Figure
-from optimize.report.served import NOBODY, Judgement, Layout, Served, judgements, layouts
+from optimize.report.served import NOTHING, Judgement, Layout, Served, judgements, layouts
 from optimize.report.wording import NONE, asked, moment, number, printable, title
 
 MOST_CLASSES = 10
@@ -41,12 +41,12 @@ def as_html(
     *,
     stale: frozenset[str] = frozenset(),
     absent: Sequence[str] = (),
-    served: Mapping[str, Served] = NOBODY,
+    served: Mapping[str, Served] = NOTHING,
 ) -> str:
     """The page of all results.
 
-    `stale` names the models whose budgets have changed since, `absent` those that were never exported; `served` has what is known
-    of published versions, by model.
+    `stale` names the models whose budgets have changed since, `absent` those that were never exported; `served` has what the registry
+    knows of published versions, by model.
     """
     sections = tuple(_section(result, served.get(result.name), stale=result.name in stale) for result in results)
     return (
@@ -63,7 +63,7 @@ def as_html(
 
 
 def _section(result: Result, served: Served | None, *, stale: bool) -> Section:
-    # Vega's output alone is trusted as markup: it is built from numbers and from text that Vega escapes.
+    # Only the output of Vega is trusted as markup: Vega escapes the text in it.
     drawn = tuple(Drawn(figure, Markup(figure.svg())) for figure in figures(result))  # noqa: S704
     return Section(account(result, stale=stale), drawn, layouts(served), judgements(result, served))
 

@@ -1,4 +1,4 @@
-"""What is told of a published version beyond its export: how it is to be run, and what it was found to keep elsewhere."""
+"""What is known of a published version beyond its export: how to run it, and which budgets it meets on other machines."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from optimize.report.wording import number, plain, quantity
 
 JUDGED_OTHERWISE = "by other budgets"
 _OUTCOMES: dict[Exit, tuple[str, Tone]] = {
-    Exit.OK: ("keeps every budget", "good"),
+    Exit.OK: ("meets every budget", "good"),
     Exit.OVER_BUDGET: ("over budget", "bad"),
     Exit.INCONCLUSIVE: ("undecided", "open"),
 }
@@ -26,8 +26,8 @@ class Served(Struct, frozen=True):
     judgements: tuple[Result, ...] = ()
 
 
-NOBODY: Mapping[str, Served] = MappingProxyType({})
-"""Where no published version is known, by model."""
+NOTHING: Mapping[str, Served] = MappingProxyType({})
+"""For results without a published version, by model."""
 
 
 class Layout(Struct, frozen=True):
@@ -43,7 +43,7 @@ class Layout(Struct, frozen=True):
 
 
 class Judgement(Struct, frozen=True):
-    """What one machine found of a version, in words; `why` says what the version lost there."""
+    """The verdict on a version on one machine, in words; `why` names the budgets that it missed there."""
 
     machine: str
     created: str
@@ -72,7 +72,7 @@ def _layout(use: str, point: OperatingPoint) -> Layout:
 
 
 def judgements(result: Result, served: Served | None) -> tuple[Judgement, ...]:
-    """What every machine found of the version that a result published."""
+    """The verdicts of every machine on the version that a result published."""
     return tuple(_judgement(found, result) for found in (served.judgements if served else ()))
 
 
@@ -93,5 +93,5 @@ def _judgement(found: Result, result: Result) -> Judgement:
 def machine(found: Machine | None) -> str:
     """Processor, cores and GPUs."""
     if found is None:
-        return "a machine that was not named"
+        return "an unnamed machine"
     return plain(", ".join((found.cpu, counted(found.cores, "core"), *found.devices)))

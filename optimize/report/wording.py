@@ -6,7 +6,7 @@ from optimize.budgets import Limit
 from optimize.manifest import CandidateResult, Verdict, about
 
 NONE = "—"
-"""Stands where there is no figure to give."""
+"""Stands where there is no figure."""
 
 CAPACITY = "throughput.capacity_qps"
 _TITLES = {
@@ -20,11 +20,11 @@ _TITLES = {
     "size.mb": "Size",
     "speed.min_speedup": "Speed-up",
     "speed.max_slowdown": "Slow-down",
-    "speed.rows_per_s": "Rows a second",
+    "speed.rows_per_s": "Rows per second",
     "cost.max_per_million": "Cost per million rows",
     "cost.per_million": "Cost per million rows",
-    "accuracy.batch_changed": "Answers changed by their batch",
-    "throughput.capacity_qps": "Highest rate held, estimated",
+    "accuracy.batch_changed": "Answers that depend on their batch",
+    "throughput.capacity_qps": "Highest rate, estimated",
     "screen.p50_ms": "Median of the screen",
     "end_to_end.p50_ms": "p50 with preprocessing",
     "end_to_end.p99_ms": "p99 with preprocessing",
@@ -54,7 +54,7 @@ _COUNTED = {
 
 
 def printable(text: str) -> str:
-    """The text without the control characters that a terminal or a page would act upon; spaces stand in their place."""
+    """The text with spaces in place of the control characters that a terminal or a page would act on."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
@@ -74,12 +74,12 @@ def quantity(key: str, value: float) -> str:
 
 
 def title(key: str) -> str:
-    """What a key of budgets.toml is called in a heading."""
+    """The heading of a key of budgets.toml."""
     return _TITLES.get(key, key)
 
 
 def bounds(key: str, low: float | None, high: float | None) -> str:
-    """One-sided bounds as a range; either may be missing, and where both are the value itself there is nothing to tell."""
+    """One-sided bounds as a range; either may be missing. Where both are the value itself there is no range."""
     if low is not None and low == high:
         return NONE
     if low is not None and high is not None:
@@ -111,7 +111,7 @@ def settling(verdict: Verdict) -> str:
 
 
 def moment(created: str) -> str:
-    """An ISO 8601 time as people write it."""
+    """An ISO 8601 time in plain form."""
     return plain(created).replace("T", " ").replace("+00:00", " UTC") or NONE
 
 

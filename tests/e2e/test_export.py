@@ -106,7 +106,7 @@ def test_few_lines_of_progress_come_first_then_the_result_and_what_to_run_next(f
     assert [line.split()[:2] for line in progress.splitlines()] == [["tiny", name] for name in PHASES]
     headline, detail = result.splitlines()
     assert headline == f"tiny: {found.model['winner']['candidate']} wins"
-    assert detail.startswith("  published as version 1; it keeps all ")
+    assert detail.startswith("  published as version 1; it meets all ")
     assert max(map(len, found.stderr.splitlines()[:-3])) <= 100
     assert "\x1b" not in found.stderr  # no terminal, no colours
     heading, serve, *_ = rest[-1].splitlines()
@@ -182,7 +182,7 @@ def test_impossible_budget_is_told_and_publishes_nothing(again: Path) -> None:
     }
     assert found.candidates[FP32]["reason"].startswith("size.mb is 0.002")
     assert registry(again).versions("tiny") == [1]
-    assert "tiny: No candidate keeps every budget" in found.stderr
+    assert "tiny: No candidate meets every budget" in found.stderr
 
 
 def test_changed_weights_redo_the_model(again: Path) -> None:

@@ -26,8 +26,8 @@ _STEP_PX = 26
 _AMOUNTS = (
     ("memory.peak_mb", "memory.peak_mb", "MB at the peak of a fresh process"),
     ("size.mb", "size.mb", "MB of the artefact's files"),
-    ("speed.min_speedup", "speed.min_speedup", "times the source's rows a second"),
-    ("throughput.qps", "throughput.qps", "requests a second"),
+    ("speed.min_speedup", "speed.min_speedup", "times the source's rows per second"),
+    ("throughput.qps", "throughput.qps", "requests per second"),
     ("cost.per_million", "cost.max_per_million", "cost of a million rows"),
 )
 

@@ -12,7 +12,7 @@ _COLORS = ["#0b6e4f", "#2f6fb0", "#b07a00", "#7a4b9d", "#c0392b", "#5b6875"]
 
 
 def batches(result: Result) -> Figure | None:
-    """Median and p95 of the winner (else of the first with a curve) on two logarithmic axes; None where nobody has one."""
+    """Median and p95 of the winner (else of the first with a curve) on two logarithmic axes; None where no candidate has one."""
     curved = sorted(
         (candidate for candidate in result.candidates if candidate.curve),
         key=lambda candidate: candidate.status != "winner",
@@ -29,7 +29,7 @@ def batches(result: Result) -> Figure | None:
         x=alt.X(
             "batch:Q",
             scale=alt.Scale(type="log", base=2, nice=False),
-            axis=alt.Axis(title="rows a call", values=sizes, format="d"),
+            axis=alt.Axis(title="rows per call", values=sizes, format="d"),
         ),
         y=alt.Y(
             "ms:Q",

@@ -1,6 +1,6 @@
 """One chart: a Vega-Lite specification with its words, and its drawing as SVG.
 
-The drawing is done here and now by Vega itself, so that the page holds neither script nor data and asks nobody for anything.
+Vega draws it here, so that the page needs no script, no data and no request.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from optimize.manifest import Status
 from optimize.report.wording import plain
 
 PLOT_WIDTH = 400
-"""Width of the plotting area in pixels, beside an axis of AXIS_WIDTH: a chart fits a phone, and all are of one scale."""
+"""Width of the plotting area in pixels, next to an axis of AXIS_WIDTH: a chart fits a phone, and all have one scale."""
 AXIS_WIDTH = 50
 
 INK = "#1c2733"
@@ -35,7 +35,7 @@ _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 class Figure(Struct, frozen=True):
-    """A chart: `alt` says what it shows to who cannot see it."""
+    """A chart; `alt` describes it for those who cannot see it."""
 
     title: str
     caption: str

@@ -1,4 +1,4 @@
-"""What each candidate loses in accuracy for its latency, and who is beaten on both."""
+"""What each candidate loses in accuracy for its latency, and which are beaten on both."""
 
 from collections.abc import Mapping
 

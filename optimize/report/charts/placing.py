@@ -95,7 +95,7 @@ def labelled(
 ) -> list[tuple[float, float, str] | None]:
     """For each point (x, y, text) in pixels the centre of its label, or None where none fits; earlier points choose first.
 
-    A label stands at a corner of its point, else beside, above or below it, and covers neither a point nor another label.
+    A label stands at a corner of its point, else next to, above or below it, and covers neither a point nor another label.
     """
     taken = [Box(x - _CORNER_PX, y - _CORNER_PX, x + _CORNER_PX, y + _CORNER_PX) for x, y, _ in points]
     placed: list[tuple[float, float, str] | None] = []

@@ -10,7 +10,7 @@ from tests.optimize.report.results import candidate, verdict
 def test_winner_is_named_with_what_it_keeps() -> None:
     told = account(results.won())
     assert told.headline == "int8-dynamic@onnxruntime-cpu wins"
-    assert told.detail == "published as version 3; it keeps all 7 budgets and is best for the objective, throughput"
+    assert told.detail == "published as version 3; it meets all 7 budgets and is best for the objective, throughput"
     assert (told.tone, told.warnings, told.questions) == ("good", (), ())
     assert told.winner is not None
     assert told.winner.candidate.status == "winner"
@@ -19,10 +19,10 @@ def test_winner_is_named_with_what_it_keeps() -> None:
 @pytest.mark.parametrize(
     ("made", "headline", "tone"),
     [
-        (results.without_winner(), "No candidate keeps every budget", "bad"),
-        (results.all_failed(), "No candidate keeps every budget", "bad"),
+        (results.without_winner(), "No candidate meets every budget", "bad"),
+        (results.all_failed(), "No candidate meets every budget", "bad"),
         (results.inconclusive(), "Undecided: more measurements are needed", "open"),
-        (results.broken(), "The export could not be done: something must be mended first", "bad"),
+        (results.broken(), "The export could not run: there is something to fix first", "bad"),
         (results.result("x", exit_code=4, reason="disk full"), "The run itself broke", "bad"),
         (results.quick(), "1 of 2 candidates came through the screens", "open"),
         (results.built(), "1 of 2 candidates were built", "open"),
@@ -124,8 +124,8 @@ def test_summary_counts_the_winners() -> None:
 
 
 def test_stage_times_say_what_the_cache_saved() -> None:
-    assert reused(results.won().stages) == "3 steps in 46.0 s, 1 found in the cache"
-    assert reused((StageTime("build", 2.0, cached=True),)) == "1 step in 2.0 s, 1 found in the cache"
+    assert reused(results.won().stages) == "3 steps in 46.0 s, 1 from the cache"
+    assert reused((StageTime("build", 2.0, cached=True),)) == "1 step in 2.0 s, 1 from the cache"
 
 
 def test_every_status_and_verdict_has_a_tone() -> None:

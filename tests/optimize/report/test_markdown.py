@@ -33,7 +33,7 @@ def test_verdict_comes_first() -> None:
 def test_several_models_start_with_a_table_of_outcomes() -> None:
     text = as_markdown([results.won(), results.broken()], absent=("forgotten",))
     assert text.startswith("# 1 of 2 models has a winner\n\n| Model | Outcome | Exit code |")
-    assert "| absent | The export could not be done: something must be mended first | 2 |" in text
+    assert "| absent | The export could not run: there is something to fix first | 2 |" in text
     assert "Declared, but never exported: forgotten." in text
 
 

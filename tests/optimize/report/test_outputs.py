@@ -126,7 +126,7 @@ def test_every_format_is_written_and_nothing_else(tmp_path: Path) -> None:
 def test_earlier_report_is_replaced(tmp_path: Path) -> None:
     for made in (results.won(), results.broken()):
         (path,) = outputs.write(Findings((made,)), tmp_path, ("md",))
-    assert path.read_text().startswith("# absent: The export could not be done")
+    assert path.read_text().startswith("# absent: The export could not run")
 
 
 def test_folder_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:

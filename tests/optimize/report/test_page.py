@@ -59,7 +59,7 @@ def test_page_shows_the_figures_behind_the_verdict() -> None:
         "3, 23, 43, 63",
         "0: 41, 1: 12",
         "48 nodes changed precision",
-        "3 steps in 46.0 s, 1 found in the cache",
+        "3 steps in 46.0 s, 1 from the cache",
         "int8-dynamic@onnxruntime-cpu: latency up to 408 calls",
         "A processor, 2 cores, 16,000 MB of memory",
         "onnxruntime 1.31.1",

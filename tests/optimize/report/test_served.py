@@ -34,7 +34,7 @@ def test_operating_points_are_told_by_their_use() -> None:
 def test_each_machine_says_what_it_found_and_why() -> None:
     server, small, broken = judgements(results.won(), results.served())
     assert server.machine == "A server processor, 64 cores, NVIDIA L4 (driver 570.1)"
-    assert (server.outcome, server.tone, server.why) == ("keeps every budget", "good", ())
+    assert (server.outcome, server.tone, server.why) == ("meets every budget", "good", ())
     assert server.rows["latency.p99_ms"].observed == "6 ms"
     assert (small.outcome, small.tone) == ("over budget", "bad")
     assert small.why[0] == "Latency p99 is 81 ms: 41 ms (102%) over its limit of 40 ms"
@@ -45,14 +45,14 @@ def test_each_machine_says_what_it_found_and_why() -> None:
         {},
     )
     assert judgements(results.won(), None) == ()
-    assert machine(None) == "a machine that was not named"
+    assert machine(None) == "an unnamed machine"
 
 
 def test_a_judgement_by_other_budgets_says_so() -> None:
     mine = results.won()
     other = msgspec.structs.replace(mine, budgets=msgspec.structs.replace(mine.budgets, size=SizeBudget(mb=90)))
     found = [judgement.outcome for judgement in judgements(other, results.served())]
-    assert found[0] == "keeps every budget, by other budgets"
+    assert found[0] == "meets every budget, by other budgets"
 
 
 SAID = (
@@ -61,7 +61,7 @@ SAID = (
     "1,340",
     "51.2 ms",
     "A server processor, 64 cores",
-    "keeps every budget",
+    "meets every budget",
     "A small processor, 1 core",
     "over budget",
     "could not be judged",
