@@ -204,12 +204,6 @@ PUBLISHING = [
     Mutation("other budgets are the same answer", "tournament/publish.py", '    "budgets",\n', ""),
     Mutation("a damaged model file is current", "tournament/publish.py", "        registry.model_file(manifest)\n", ""),
     Mutation("a version is judged with other threads", "tournament/entry.py", "published=True", "published=False"),
-    Mutation(
-        "a version that is not there is exported",
-        "pipeline.py",
-        "if version is None and registry.current(runner.name) is None:",
-        "if registry.current(runner.name) is None:",
-    ),
 ]
 
 MUTATIONS = {
@@ -242,6 +236,14 @@ MUTATIONS = {
     ],
     "test_what_is_measured": STAGES,
     "test_publishing_again": PUBLISHING,
+    "test_validate_command": [
+        Mutation(
+            "a version that is not there is exported",
+            "pipeline.py",
+            "if version is None and registry.current(runner.name) is None:",
+            "if registry.current(runner.name) is None:",
+        ),
+    ],
     "test_partial_runs": [
         Mutation(
             "a quick run in which one qualifies has none within budget",
