@@ -16,6 +16,7 @@ class Mutation(NamedTuple):
 
 
 CHOICE = [
+    Mutation("one that lost goes on", "tournament/rounds.py", "if candidate.out else", "if candidate.failed else"),
     Mutation("any gain beats the simpler one", "tournament/choice.py", "MIN_GAIN = 0.03", "MIN_GAIN = 0.0"),
     Mutation(
         "the larger one improves",
@@ -34,12 +35,6 @@ CHOICE = [
         "tournament/choice.py",
         'if limit.key not in by_key or by_key[limit.key].verdict == "INCONCLUSIVE"',
         'if limit.key in by_key and by_key[limit.key].verdict == "INCONCLUSIVE"',
-    ),
-    Mutation(
-        "a quick run in which one qualifies has none within budget",
-        "tournament/choice.py",
-        'statuses & {"inconclusive", "qualified", "built"}',
-        'statuses & {"inconclusive", "built"}',
     ),
     Mutation(
         "a runner-up does not say that it qualified so far",
@@ -72,18 +67,11 @@ CHOICE = [
         "moved = msgspec.structs.replace(candidate, failed=str(error))",
         "moved = candidate",
     ),
-    Mutation("one that lost goes on", "tournament/rounds.py", "if candidate.out else", "if candidate.failed else"),
     Mutation(
         "an undecided load test wins",
         "tournament/winner.py",
         'if result_of(tournament.budgets, tested).status == "qualified":',
         "if not tested.out:",
-    ),
-    Mutation(
-        "noise is not measured for a p50",
-        "tournament/judging/noise.py",
-        "if budget.p50_ms is None and budget.p99_ms is None:",
-        "if budget.p99_ms is None:",
     ),
 ]
 
@@ -166,6 +154,12 @@ REUSE = [
 
 STAGES = [
     Mutation(
+        "noise is not measured for a p50",
+        "tournament/judging/noise.py",
+        "if budget.p50_ms is None and budget.p99_ms is None:",
+        "if budget.p99_ms is None:",
+    ),
+    Mutation(
         "all repetitions are one",
         "execution/stage_runner.py",
         "repetition, self.tools, self.machine)",
@@ -193,12 +187,6 @@ STAGES = [
         "",
     ),
     Mutation(
-        "the current version is timed against itself",
-        "tournament/judging/speed.py",
-        "current.digest == candidate.digest:",
-        "False:",
-    ),
-    Mutation(
         "a lost request took no time",
         "tournament/judging/load.py",
         "np.inf if latency is None",
@@ -207,15 +195,15 @@ STAGES = [
 ]
 
 PUBLISHING = [
+    Mutation(
+        "the current version is timed against itself",
+        "tournament/judging/speed.py",
+        "current.digest == candidate.digest:",
+        "False:",
+    ),
     Mutation("other budgets are the same answer", "tournament/publish.py", '    "budgets",\n', ""),
     Mutation("a damaged model file is current", "tournament/publish.py", "        registry.model_file(manifest)\n", ""),
     Mutation("a version is judged with other threads", "tournament/entry.py", "published=True", "published=False"),
-    Mutation(
-        "a version that is not there is exported",
-        "pipeline.py",
-        "if version is None and registry.current(runner.name) is None:",
-        "if registry.current(runner.name) is None:",
-    ),
 ]
 
 MUTATIONS = {
@@ -248,5 +236,21 @@ MUTATIONS = {
     ],
     "test_what_is_measured": STAGES,
     "test_publishing_again": PUBLISHING,
+    "test_validate_command": [
+        Mutation(
+            "a version that is not there is exported",
+            "pipeline.py",
+            "if version is None and registry.current(runner.name) is None:",
+            "if registry.current(runner.name) is None:",
+        ),
+    ],
+    "test_partial_runs": [
+        Mutation(
+            "a quick run in which one qualifies has none within budget",
+            "tournament/choice.py",
+            'statuses & {"inconclusive", "qualified", "built"}',
+            'statuses & {"inconclusive", "built"}',
+        ),
+    ],
 }
 """By the file of unit tests that is the likeliest to fail, so that it runs first."""

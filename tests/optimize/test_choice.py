@@ -131,6 +131,12 @@ def test_noise_is_measured_with_the_next_where_the_simplest_cannot_be_timed(tmp_
     assert "comparison int8-static int8-static batch=1" in run.ran
 
 
+def test_noise_is_measured_with_one_that_is_still_in(tmp_path: Path) -> None:
+    large = Candidate(size_bytes=2_000_001)
+    run = project(tmp_path, fp32=large, int8=FAST, size__mb=2.0, **LATENCY).export()
+    assert [stage for stage in run.ran if stage.endswith("batch=1")] == ["comparison int8-static int8-static batch=1"]
+
+
 # The load test, which only the best takes.
 
 
