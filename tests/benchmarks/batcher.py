@@ -119,7 +119,7 @@ def compare(name: str, session: Session, calls: int) -> None:
     for callers in (1, 8, 64, 1000):
         rate, rows = asyncio.run(through_batcher(session, Curve(points), callers, calls))
         print(
-            f"  {callers:>5} callers  {rate:>10,.0f} submits/s  {rate / direct:>7.3f} x direct  {rows:>5.1f} rows a batch"
+            f"  {callers:>5} callers  {rate:>10,.0f} submits/s  {rate / direct:>7.3f} x direct  {rows:>5.1f} rows per batch"
         )
 
 

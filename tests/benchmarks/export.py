@@ -43,7 +43,7 @@ def main() -> None:
         for found in (m for m in trial["measurements"] if m["key"] == "speed.min_speedup"):
             who = f"{trial['name']} ({trial['status']})"
             print(
-                f"{who} against PyTorch eager, rows a second: {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+                f"{who} against PyTorch eager, rows per second: {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
             )
 
 

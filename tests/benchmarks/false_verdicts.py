@@ -59,7 +59,7 @@ def counted(latencies: Floats, limit_ms: float, looks: tuple[int, ...], alpha: f
 
 
 def looked(latencies: Floats, limit_ms: float) -> Rates:
-    """The rule as it is used: looks fixed beforehand, and blocks where calls are alike."""
+    """The rule as it is used: looks fixed beforehand, and blocks where calls are correlated."""
     return rates(_first_verdict(run, limit_ms) for run in latencies)
 
 

@@ -75,7 +75,7 @@ def highest(target: str, folder: Path) -> float:
 
 
 async def closed_loop(target: str) -> float:
-    """Calls a second of 64 callers, each of which waits for its answer before it calls again."""
+    """Calls per second of 64 callers, each of which waits for its answer before it calls again."""
     payload = pb.ModelInferRequest(model_name=service.MODEL).SerializeToString()
     count = 0
     async with grpc.aio.insecure_channel(target) as channel:

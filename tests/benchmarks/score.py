@@ -1,4 +1,4 @@
-"""Rows a second of `optimize score` against bare sessions in threads of one process, on the same model and rows.
+"""Rows per second of `optimize score` against bare sessions in threads of one process, on the same model and rows.
 
 ``python -m tests.benchmarks.score`` prints both as ratios, with the start of Ray and its workers counted and not: bare runs stand
 before and after each scoring run, so that the ratios hold on any machine. The bare sessions read no file and write none. Two models:
@@ -48,7 +48,7 @@ def layers(count: int, width: int) -> onnx.ModelProto:
 
 
 def bare_rows_per_s(path: Path, x: np.ndarray, sessions: int) -> float:
-    """Rows a second of so many one-thread sessions, each in a thread, over the batches of `x`."""
+    """Rows per second of so many one-thread sessions, each in a thread, over the batches of `x`."""
     opened = [OnnxSession(path, SessionOptions()) for _ in range(sessions)]
 
     def work(number: int) -> None:
@@ -65,7 +65,7 @@ def bare_rows_per_s(path: Path, x: np.ndarray, sessions: int) -> float:
 
 
 def score_rows_per_s(folder: Path, name: str, workers: int) -> tuple[float, float]:
-    """Rows a second of the whole command, and of it from the first open worker to the last part."""
+    """Rows per second of the whole command, and of it from the first open worker to the last part."""
     out = folder / f"{name}-out"
     command = [sys.executable, "-c", "from optimize.cli import main; main()", "score", name]
     options = ["--input", f"{name}.parquet", "--output", str(out), "--registry", "registry", "--workers", str(workers)]

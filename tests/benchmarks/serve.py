@@ -1,7 +1,7 @@
 """What serving costs and keeps, each claim as a ratio in one interleaved run: ``python -m tests.benchmarks.serve [options]``.
 
 a  rows per CPU second of all of the service's processes, against the same artefact called in process at its best batch
-b  calls a second with a model that costs next to nothing, against a bare grpc.aio server and against Serve's own gRPC proxy
+b  calls per second with a model that costs next to nothing, against a bare grpc.aio server and against Serve's own gRPC proxy
 c  p50 of one caller at a time, against that bare server
 d  twice the load that can be sustained: answers in time, and how soon the others are turned away; beside `@serve.batch`
 e  before and after: PyTorch eager behind JSON over HTTP, against the artefact behind gRPC
@@ -180,7 +180,7 @@ def against_bare(model_ref: ModelRef, scale: Scale) -> None:
             waits = interleaved(
                 *(partial(_p50_ms, server, request, scale) for server in (ours, bare)), pairs=scale.pairs
             )
-        verdict(f"b  calls a second, {route} route / bare grpc.aio server", rates, ">= 0.75")
+        verdict(f"b  calls per second, {route} route / bare grpc.aio server", rates, ">= 0.75")
         verdict(f"c  p50 of one caller, {route} route / bare grpc.aio server", waits, "<= 1.6")
 
 
@@ -192,7 +192,7 @@ def against_proxy(model_ref: ModelRef, scale: Scale) -> None:
         for server in (ours, proxy):
             server.closed(request, CONCURRENT, scale.warm_up_s)
         rates = interleaved(*(partial(_rate, server, request, scale) for server in (ours, proxy)), pairs=scale.pairs)
-    verdict("b  calls a second, native route / Serve's own gRPC proxy", rates, ">= 4")
+    verdict("b  calls per second, native route / Serve's own gRPC proxy", rates, ">= 4")
 
 
 def _rate(server: Server, request: bytes, scale: Scale) -> float:

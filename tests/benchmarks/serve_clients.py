@@ -85,7 +85,7 @@ class Ends:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.answered) / self.seconds
 
     def percentile_ms(self, percentile: float) -> float:

@@ -63,7 +63,7 @@ class ModelRef(NamedTuple):
 
     @property
     def best_batch(self) -> int:
-        """The batch size at which the measured curve gives most rows a second."""
+        """The batch size at which the measured curve gives most rows per second."""
         sizes = {point.batch for point in self.manifest.curve if point.batch <= self.manifest.signature.max_batch}
         return max(sizes, key=lambda rows: rows / self.execution_s(rows))
 

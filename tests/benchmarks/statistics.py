@@ -69,7 +69,7 @@ def _processes(runs: int, rng: np.random.Generator) -> None:
         found = errors.in_processes(runs, calls, shift, rounds, alpha, rng)
         return [f"{shift:.0%}", calls, rounds, f"{alpha:.3f}", found.passes, found.failures]
 
-    head = ["levels apart", "calls a process", "rounds", "alpha of a round", "PASS", "FAIL"]
+    head = ["levels apart", "calls per process", "rounds", "alpha of a round", "PASS", "FAIL"]
     rounds = ((408, 1, ALPHA), (1228, 1, ALPHA), (1228, 2, ALPHA), (1228, 2, ALPHA / 2))
     rows = (row(shift, *each) for shift in (0.0, 0.02, 0.05) for each in rounds)
     _table(f"p99 of five processes at the limit, {runs:,} runs", head, rows)

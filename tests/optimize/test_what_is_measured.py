@@ -123,7 +123,7 @@ def test_as_few_threads_as_leave_latency_room(
 def test_source_is_timed_with_the_candidates_own_threads(tmp_path: Path) -> None:
     run = one(tmp_path, Candidate(ms=0.9, threads_gain=2.0), latency__p99_ms=1.0)
     assert "comparison fp32 source best-batch threads=2-2" in run.ran
-    assert run.results["fp32"].measured("speed.rows_per_s").method == "8 rows a call on 2 threads"  # type: ignore[union-attr]
+    assert run.results["fp32"].measured("speed.rows_per_s").method == "8 rows per call on 2 threads"  # type: ignore[union-attr]
 
 
 # Memory, latency and accuracy.

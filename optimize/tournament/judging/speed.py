@@ -27,11 +27,11 @@ def judge_speedup(tournament: Tournament, candidate: Candidate) -> Candidate:
     found = time_interleaved(tournament, f"{candidate.name}: speed-up against the source", candidate, baseline, None)
     ours, theirs = found.a_rows_per_s(), found.b_rows_per_s()
     finding = comparison.speedup(ours, theirs, limit or 1.0, kind="min_speedup", seed=SEED)
-    alone = f"{counted(found.a_rows, 'row')} a call on {counted(candidate.threads, 'thread')}"
+    alone = f"{counted(found.a_rows, 'row')} per call on {counted(candidate.threads, 'thread')}"
     candidate = msgspec.structs.replace(candidate, rows_per_s=tuple(ours)).measured(
         Measurement("speed.rows_per_s", float(np.median(ours)), "rows/s", finding.n, alone)
     )
-    method = f"rows per second against {baseline.name}, interleaved, {found.a_rows} and {found.b_rows} rows a call"
+    method = f"rows per second against {baseline.name}, interleaved, {found.a_rows} and {found.b_rows} rows per call"
     return _judged(candidate, _SPEEDUP, limit, finding, method)
 
 

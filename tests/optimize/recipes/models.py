@@ -65,7 +65,7 @@ def operators(path: Path, *, optimised: bool = False) -> list[str]:
 
 
 def batches(shape: tuple[int, ...], name: str = "x", rows: int = 128, size: int = 16, seed: int = 3) -> list[dict]:
-    """Samples whose neighbouring values are alike, as those of real data are; pure noise is refused as calibration."""
+    """Samples whose neighbouring values are correlated, as those of real data are; pure noise is refused as calibration."""
     noise = np.random.default_rng(seed).normal(size=(rows, *shape)).astype(np.float32)
     values = (noise + np.roll(noise, 1, axis=-1)) / np.float32(np.sqrt(2))
     return [{name: values[start : start + size]} for start in range(0, rows, size)]

@@ -20,7 +20,7 @@ def test_what_a_generator_drew_is_noise(values):
     [
         load_digits().images[:300].ravel(),
         np.cumsum(RNG.normal(size=20_000)),
-        np.convolve(RNG.normal(size=20_000), np.ones(20), "valid"),  # normal, but neighbours are alike
+        np.convolve(RNG.normal(size=20_000), np.ones(20), "valid"),  # normal, but neighbours are correlated
         np.maximum(RNG.normal(size=20_000), 0),
         RNG.integers(0, 5, 20_000).astype(float),
         np.full(20_000, 7.0),

@@ -1,4 +1,4 @@
-"""Those who are told to come again come one after the other, and find room."""
+"""Requests that are told when to retry come one after another, and find room."""
 
 import heapq
 
