@@ -33,6 +33,7 @@ LINE_EVERY_S = 5.0
 _QUIET_BELOW_S = 0.5
 # Drawing takes processor time from what is measured meanwhile.
 _DRAWN_PER_S = 4
+_SPINNER_COLUMNS = 3
 
 
 class Progress(Protocol):
@@ -163,7 +164,9 @@ def shown(*, verbose: bool = False) -> Iterator[Phases]:
 
     def drawn() -> Spinner | Text:
         line = phases.live()
-        spinner.update(text=Text(line, no_wrap=True, overflow="ellipsis"))
+        text = Text(line)
+        text.truncate(console.width - _SPINNER_COLUMNS, overflow="ellipsis")
+        spinner.update(text=text)
         return spinner if line else Text()
 
     phases = Phases(console, verbose=verbose, redraw=lambda: live.refresh())  # noqa: PLW0108 - `live` follows

@@ -13,7 +13,7 @@ from rich.text import Text
 from optimize.execution import progress
 with progress.shown() as phases:
     phases.phase("net", "read")
-    with phases.step("net", "read samples"):
+    with phases.step("net", "read samples " + 100 * "x" + " END"):
         phases.expect("net", 600)
         __import__("time").sleep(0.6)
     phases.end()
@@ -102,7 +102,8 @@ def test_printed_lines_are_plain_where_there_is_no_terminal() -> None:
 
 def test_terminal_shows_the_live_line_and_colour() -> None:
     drawn, out = in_terminal([sys.executable, "-c", SCRIPT])
-    assert "net  read      about 10 min left  read samples" in drawn
+    assert "net  read      about 10 min left  read samples xxx" in drawn
+    assert "END" not in drawn  # one line, however long the step's name
     assert "\x1b[32mnet wins\x1b[0m" in drawn
     assert out == b""
 
