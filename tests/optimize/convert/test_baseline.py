@@ -155,20 +155,6 @@ def test_two_dynamic_axes_and_outputs_that_follow_the_inputs_length(tmp_path: Pa
         assert [value.shape for value in got.values()] == [(rows, length), (rows, length - 1), (rows, 3)]
 
 
-def test_graph_is_compared_with_the_source_at_three_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest, the `opt` and the largest, of every dimension."""
-    sizes_seen: list[dict[str, int]] = []
-    honest = baseline._difference
-
-    def seen(name: str, sizes: Any, *values: Any) -> float:
-        sizes_seen.append(dict(sizes))
-        return honest(name, sizes, *values)
-
-    monkeypatch.setattr(baseline, "_difference", seen)
-    converted(tmp_path, module("Linear"))
-    assert sizes_seen == [{"batch": 1}, {"batch": 2}, {"batch": 5}]
-
-
 def test_batch_need_not_be_the_first_axis(tmp_path: Path) -> None:
     budgets = module("BatchLast", inputs={"x": InputSpec("float32", (4, "batch"))})
     found = converted(tmp_path, budgets, [{"x": reals(4, 6)}])
