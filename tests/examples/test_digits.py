@@ -84,5 +84,5 @@ def test_quick_export_of_the_example(project: Path, digits: ModuleType) -> None:
     found = exporting.export(project / "budgets.toml", "--quick", "--model", "digits")
     assert found.code == 3, found.stderr
     statuses = {name: candidate["status"] for name, candidate in found.candidates.items()}
-    assert statuses["fp32@onnxruntime-cpu"] == "inconclusive"
+    assert statuses.keys() == {"source@pytorch", "int8-static@onnxruntime-cpu"}
     assert statuses["int8-static@onnxruntime-cpu"] in ("inconclusive", "screened-out")
