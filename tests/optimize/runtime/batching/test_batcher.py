@@ -140,7 +140,7 @@ def told(batcher, deadline):
 
 async def _who_need_not_be_read():
     async with gated() as (batcher, session, clock):
-        assert batcher.refusal(clock.now) is None, "an idle worker takes whoever it is"
+        assert batcher.refusal(clock.now) is None, "an idle worker takes any call"
         running = calls(batcher, [0])
         await until(lambda: session.inside)
         assert batcher.refusal(2.9) is None, "nobody came to the door so far, and nobody knows"
@@ -293,7 +293,7 @@ async def _a_deadline_that_ends_in_the_queue():
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"not run within the 0\.020 s"):
             await batcher.submit(request(2), 1, deadline=start + 0.02)
-        assert time.monotonic() - start < 5.0, "it is told at its deadline, not when the worker is free"
+        assert time.monotonic() - start < 5.0, "it ends at its deadline, not when the worker is free"
         assert batcher.queued_rows == 0, "its place is free at once"
         session.release()
         await asyncio.gather(*running)
