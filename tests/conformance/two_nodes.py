@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from optimize.registry import Registry
-from serve.cli import listening
+from serve.cli import with_ports
 from serve.plan import Plan
 from serve.processes.signals import Interrupts
 from serve.rayserve import ray_patches
-from serve.served_versions import chosen
+from serve.served_versions import served_models
 
 REPLICAS = 2
 STORE_BYTES = 80 << 20
@@ -38,8 +38,8 @@ def joined(options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     registry = Registry(sys.argv[1])
-    plan = Plan(str(Path(sys.argv[1]).absolute()), tuple(chosen(registry, [])), "127.0.0.1", 0, REPLICAS)
-    plan = listening(plan, in_front="--haproxy" in sys.argv)
+    plan = Plan(str(Path(sys.argv[1]).absolute()), tuple(served_models(registry, [])), "127.0.0.1", 0, REPLICAS)
+    plan = with_ports(plan, in_front="--haproxy" in sys.argv)
     os.environ.update(ray_patches.environment(plan))
     os.environ["RAY_TMPDIR"] = sys.argv[2]  # where the first node writes its address, for others to find
     # Ray reads its settings when it is imported.

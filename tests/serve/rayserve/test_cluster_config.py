@@ -23,8 +23,7 @@ from serve.monitoring.autoscaling import BUSY_SHARE, DRAIN_S, Backlog
 from serve.plan import Plan, Route
 from serve.rayserve import cluster_config, ray_patches
 from serve.served_versions import ServedModel
-from tests.e2e.test_operation import laborious
-from tests.published import MAX_BATCH, publish, scale
+from tests.published import MAX_BATCH, laborious, publish, scale
 from tests.serving import COMMAND, Served, started
 
 with warnings.catch_warnings():
@@ -166,7 +165,7 @@ def replicas_of(service: Served) -> int:
 @pytest.mark.slow
 def test_a_backlog_adds_a_replica(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
-    publish(registry, "laborious", laborious(), tmp_path, max_batch=1)
+    publish(registry, "laborious", laborious(width=512), tmp_path, max_batch=1)
     path = tmp_path / "config.yaml"
     assert serve("--registry", str(registry), "--config-out", str(path), "--max-replicas", "2").returncode == 0
     path.write_text(path.read_text().replace("max_replicas_per_node: 1", "max_replicas_per_node: 2"))
