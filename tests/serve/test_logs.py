@@ -3,30 +3,13 @@
 import json
 import logging
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serve import logs
 
-
-@pytest.fixture(autouse=True)
-def untouched() -> Iterator[None]:
-    """What `begin` sets up is taken down again."""
-    level, propagate = logs.LOGGER.level, logs.LOGGER.propagate
-    yield
-    logs.end()
-    logs.LOGGER.setLevel(level)
-    logs.LOGGER.propagate = propagate
-
-
-@pytest.fixture
-def path() -> Iterator[Path]:
-    """Of a socket, whose length is limited."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "log"
+pytestmark = pytest.mark.usefixtures("untouched_log")
 
 
 def test_without_the_command_lines_go_to_stderr(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import pty
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,21 +19,7 @@ from tests.serve import log_lines
 PATIENCE_S = 20.0
 
 
-@pytest.fixture(autouse=True)
-def untouched() -> Iterator[None]:
-    """What `begin` sets up is taken down again."""
-    level, propagate = logs.LOGGER.level, logs.LOGGER.propagate
-    yield
-    logs.end()
-    logs.LOGGER.setLevel(level)
-    logs.LOGGER.propagate = propagate
-
-
-@pytest.fixture
-def path() -> Iterator[Path]:
-    """Of a socket, whose length is limited."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "log"
+pytestmark = pytest.mark.usefixtures("untouched_log")
 
 
 class Pipe:
